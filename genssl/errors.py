@@ -1,0 +1,29 @@
+"""The exceptions of genssl. Each message says what is wrong, where, what was seen against what was expected, and one remedy."""
+
+
+class GensslError(Exception):
+    """Base of every error that genssl raises on purpose; the commands print it as one line and exit with status 2."""
+
+
+class ShapeError(GensslError, ValueError):
+    """A tensor, site or network output has a shape that the model cannot mean."""
+
+
+class DataError(GensslError, ValueError):
+    """Data that are missing, damaged, not finite or outside their range."""
+
+
+class SettingsError(GensslError, ValueError):
+    """A setting, name or argument that does not exist or does not fit the others."""
+
+
+class SiteError(GensslError, ValueError):
+    """A Pyro sample site that the objective cannot treat rightly; the message names the site."""
+
+
+class NonFiniteError(GensslError, ArithmeticError):
+    """A term or gradient stopped being finite; the message names term, site and step."""
+
+
+class CheckpointError(GensslError, RuntimeError):
+    """A run folder or checkpoint that is damaged, taken, or belongs to other settings."""
