@@ -1,1 +1,7 @@
-"""To come."""
+"""The terms that fill the three slots of an objective."""
+
+from genssl.terms.base import SLOTS, Combination, Term
+from genssl.terms.elbo import Constant, LogLikelihood, LogPrior, PosteriorEntropy
+from genssl.terms.traces import Site, Traces
+
+__all__ = ["SLOTS", "Combination", "Constant", "LogLikelihood", "LogPrior", "PosteriorEntropy", "Site", "Term", "Traces"]

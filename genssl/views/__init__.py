@@ -1,1 +1,18 @@
-"""To come."""
+"""How views are made: batched augmentation with its parameters returned as style, and groups of views from single items."""
+
+from genssl.views.compose import Compose, Identity, PerImage, Transform
+from genssl.views.geometry import Geometric
+from genssl.views.grouping import make_groups
+from genssl.views.presets import digits, fashion_mnist, mnist
+
+__all__ = [
+    "Compose",
+    "Geometric",
+    "Identity",
+    "PerImage",
+    "Transform",
+    "digits",
+    "fashion_mnist",
+    "make_groups",
+    "mnist",
+]

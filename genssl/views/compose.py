@@ -1,0 +1,126 @@
+"""Transforms in a row, per-image transforms of other libraries, and the transform that changes nothing.
+
+A transform of ours is any object with `style_names` and `style_kinds` that maps (x [B, *event], index [B] or None, generator) to
+(views [B, *event'], style [B, S]), every row on its own.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from genssl.errors import SettingsError, ShapeError
+
+
+class Transform(Protocol):
+    """What a transform of ours has; write your own with these three and it goes wherever ours go."""
+
+    @property
+    def style_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def style_kinds(self) -> tuple[str, ...]: ...
+
+    def __call__(self, x: Tensor, index: Tensor | None, generator: torch.Generator) -> tuple[Tensor, Tensor]: ...
+
+
+class Identity:
+    """Returns x as it is, with no style: views that are copies."""
+
+    style_names: tuple[str, ...] = ()
+    style_kinds: tuple[str, ...] = ()
+
+    def __call__(self, x: Tensor, index: Tensor | None, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        return x, x.new_zeros(len(x), 0)
+
+
+class Compose:
+    """Transforms one after the other, each on the views of the one before; the style is all of theirs, in that order.
+
+    A name that comes again gets a number: `crop_x`, `crop_x_2`.
+    """
+
+    def __init__(self, *transforms: Transform) -> None:
+        for position, transform in enumerate(transforms):
+            if not hasattr(transform, "style_names"):
+                raise SettingsError(
+                    f"Compose: transform {position} is a {type(transform).__name__} without style_names, expected one of genssl.views;"
+                    " wrap a per-image transform in PerImage"
+                )
+        self.transforms = transforms
+        names: list[str] = []
+        for name in (name for transform in transforms for name in transform.style_names):
+            seen = sum(
+                name == other or other.startswith(f"{name}_") and other[len(name) + 1 :].isdigit() for other in names
+            )
+            names.append(f"{name}_{seen + 1}" if seen else name)
+        self.style_names = tuple(names)
+        self.style_kinds = tuple(kind for transform in transforms for kind in transform.style_kinds)
+
+    def __call__(self, x: Tensor, index: Tensor | None, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        styles = []
+        for transform in self.transforms:
+            x, style = transform(x, index, generator)
+            styles.append(style)
+        return x, torch.cat(styles, -1) if styles else x.new_zeros(len(x), 0)
+
+    def __repr__(self) -> str:
+        return f"Compose({', '.join(map(repr, self.transforms))})"
+
+
+class PerImage:
+    """A transform of single images [C, H, W], as torchvision's, called image by image on the CPU. It has no style.
+
+    Slow: torchvision's crop and flip of 1280 images 1x28x28 take some 70 times as long as `Geometric` does (benchmarks/augmentation.py),
+    and a GPU waits meanwhile. Use it for what the batched transforms lack.
+
+    Such transforms draw from the global generators of torch, numpy and Python. These are seeded for every image from the given
+    generator and restored afterwards: the views are a function of the generator's state, and nothing else moves.
+
+    ShapeError: where the transform returns anything but tensors of one shape.
+    """
+
+    style_names: tuple[str, ...] = ()
+    style_kinds: tuple[str, ...] = ()
+
+    def __init__(self, transform: Callable[[Tensor], Tensor]) -> None:
+        if not callable(transform):
+            raise SettingsError(
+                f"PerImage: transform is a {type(transform).__name__}, expected a callable of one image [C, H, W]"
+            )
+        self.transform = transform
+
+    def __call__(self, x: Tensor, index: Tensor | None, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        seeds = torch.randint(2**32, (len(x),), generator=generator, device=generator.device).tolist()
+        of_python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+        try:
+            with torch.random.fork_rng(devices=[]):
+                views = [self._view(image, seed) for image, seed in zip(x.cpu(), seeds, strict=True)]
+        finally:
+            random.setstate(of_python)
+            np.random.set_state(of_numpy)  # noqa: NPY002
+        if len({view.shape for view in views}) > 1:
+            shapes = sorted({tuple(view.shape) for view in views})
+            raise ShapeError(
+                f"PerImage: the views have shapes {shapes}, expected one shape; end the transform with a resize"
+            )
+        return torch.stack(views).to(x.device), x.new_zeros(len(x), 0)
+
+    def _view(self, image: Tensor, seed: int) -> Tensor:
+        torch.default_generator.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        view = self.transform(image)
+        if not isinstance(view, Tensor):
+            raise ShapeError(
+                f"PerImage: the transform returned a {type(view).__name__}, expected a tensor [C, h, w]; end it with a ToTensor"
+            )
+        return view
+
+    def __repr__(self) -> str:
+        return f"PerImage({self.transform!r})"

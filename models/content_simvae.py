@@ -1,0 +1,72 @@
+"""SimVAE with the content as a site of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import nn
+
+from genssl.groups import Groups
+from genssl.models.simvae import SimVAE
+from genssl.objective import Objective
+from genssl.terms import PosteriorEntropy
+
+
+class ContentSimVAE(SimVAE):
+    r"""y -> z_j -> x_j with y sampled: the model of SimVAE written out, and the exact q(y | z_1..z_J) = p(y | z_1..z_J).
+
+        log p(y) + sum_j log p(z_j | y) - log q(y | z_1..z_J) = log p(z_1..z_J)     for every y (Bayes' rule)
+
+    so its ELBO equals SimVAE's at every draw, and sampling y adds no variance. Source: Bizeul et al. 2024 (arXiv:2402.01399),
+    Eq. 3. Use it where y itself is wanted as a site (conditioning, prediction, a richer p(y)); NESTED layout.
+    """
+
+    source = "Bizeul, Schoelkopf, Allen 2024, arXiv:2402.01399, Eq. 3 and 4"
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, view_scale: float, likelihood_scale: float, *args: Any, **rest: Any) -> None:
+        # -log q(y | z) must be taken at the draw for the identity to hold draw by draw; z's entropy stays analytic.
+        rest.setdefault("objective", None)
+        if rest["objective"] is None:
+            rest["objective"] = Objective(entropy=PosteriorEntropy(analytic={"z"}))
+        super().__init__(encoder, decoder, view_scale, likelihood_scale, *args, **rest)
+
+    def model(self, groups: Groups) -> None:
+        """NESTED layout: y [G, 1, D], z [G, J, D], x [G, J, *event]."""
+        groups_plate, views_plate = groups.plates
+        with groups_plate:
+            y = pyro.sample("y", self.content_prior(groups))
+            with views_plate:
+                view = dist.Normal(y.expand(-1, groups.num_views, -1), self.view_scale)
+                z = pyro.sample("z", _masked(view, groups).to_event(1))
+                with pyro.poutine.scale(scale=self.likelihood_weight):
+                    self.observe(z, groups)
+
+    def guide(self, groups: Groups) -> None:
+        """q(z_j | x_j) for every view, then the exact q(y | z_1..z_J)."""
+        groups_plate, views_plate = groups.plates
+        with groups_plate, views_plate:
+            z = pyro.sample("z", self.posterior(groups).to_event(1))
+        with groups_plate:
+            given_z = self.prior(groups).content_posterior(z)
+            pyro.sample("y", dist.Normal(given_z.mean.unsqueeze(1), given_z.stddev.unsqueeze(1)).to_event(1))
+
+    def content_prior(self, groups: Groups) -> Any:
+        """p(y), batch [G, 1], event [D]: Normal, or density 1 everywhere where it is flat."""
+        shape = (groups.num_groups, 1)
+        if self.content_scale is None:
+            return dist.ImproperUniform(dist.constraints.real_vector, shape, (self.dim,))
+        zero = torch.zeros(*shape, self.dim, device=groups.device)
+        return dist.Normal(zero, self.content_scale).to_event(1)
+
+    def observe(self, z: Any, groups: Groups) -> None:
+        """The site x, NESTED layout: batch [G, J], event [*event]."""
+        output = groups.unpack(self.decoder(groups.pack(z)))
+        likelihood = self.likelihood(output, event_dim=len(groups.event_shape))
+        pyro.sample("x", likelihood if groups.mask is None else likelihood.mask(groups.mask), obs=groups.x)
+
+
+def _masked(view: Any, groups: Groups) -> Any:
+    return view if groups.mask is None else view.mask(groups.mask.unsqueeze(-1))

@@ -1,0 +1,174 @@
+"""What every method of the gallery has in common, and what the generative ones share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Self
+
+import pyro
+import pyro.distributions as dist
+from torch import Tensor, nn
+
+from genssl.distributions import Bernoulli, ContinuousBernoulli, Gaussian
+from genssl.errors import SettingsError, ShapeError
+from genssl.groups import Groups
+from genssl.networks import PAPER_HIDDEN, mlp_decoder, mlp_encoder
+from genssl.objective import Objective
+
+
+class Preset(NamedTuple):
+    """Settings under a published name: of the method (for `build`) and of the fit (for `fit`)."""
+
+    settings: dict[str, Any]
+    fit: dict[str, Any]
+
+
+class Method(nn.Module):
+    """A plain nn.Module with a guide, an objective, `encode`, and a model where it is generative.
+
+    `model` is None for a guide-only method. Children named in `parts` are left out of the optimisation where no term needs them.
+    """
+
+    parts: ClassVar[tuple[str, ...]] = ("decoder", "predictor", "target", "prototypes")
+    source: ClassVar[str] = ""
+    """Author, year, where published."""
+    collapses: ClassVar[str] = ""
+    """When the representation becomes useless."""
+    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Settings of `fit` by data set; the key "" is for any other."""
+
+    model: Any = None
+    objective: Objective
+    encoder: nn.Module
+    _event_dim: int | None = None
+
+    def encode(self, x: Tensor) -> Any:
+        """x [..., *event] -> distribution over z, batch [...], event [D]; its mean is the representation."""
+        raise NotImplementedError
+
+    def guide(self, groups: Groups) -> None:
+        raise NotImplementedError
+
+    @classmethod
+    def build(cls, example: Groups, **settings: Any) -> Self:
+        """The method with default networks for data like `example`."""
+        raise NotImplementedError
+
+    def _leading(self, network: nn.Module, x: Tensor) -> Tensor:
+        """Apply a network [N, *event] to x [..., *event]."""
+        event_dim = self._event_dim if self._event_dim is not None else x.dim() - 1
+        lead = x.shape[: x.dim() - event_dim]
+        if len(lead) == 1:
+            return network(x)
+        return network(x.reshape(-1, *x.shape[len(lead) :])).unflatten(0, lead) if lead else network(x[None])[0]
+
+
+class GenerativeMethod(Method):
+    """A method with a decoder: q(z_j | x_j) = N(loc, scale^2) from one encoder, p(x_j | z_j) from one decoder.
+
+    Args:
+        encoder: [N, *event] -> [N, 2D], loc and log scale.  decoder: [N, D] -> [N, *event], a mean or logits.
+        likelihood_scale: standard deviation of the Gaussian p(x | z) (the paper's 0.02 is a variance).
+        likelihood: a module from the decoder's output to a distribution over x, in place of the Gaussian.
+        dim: D, where it cannot be read off the encoder's last layer.
+    """
+
+    encoder: nn.Module
+    decoder: nn.Module
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        *,
+        likelihood_scale: float,
+        likelihood: nn.Module | None = None,
+        dim: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.encoder, self.decoder = encoder, decoder
+        self.likelihood = Gaussian(likelihood_scale) if likelihood is None else likelihood
+        self._dim = dim
+
+    @property
+    def dim(self) -> int:
+        """D, the number of latent dimensions."""
+        if self._dim is None:
+            widths = [module.out_features for module in self.encoder.modules() if isinstance(module, nn.Linear)]
+            if not widths:
+                raise SettingsError(f"{type(self).__name__}: the latent size cannot be read off the encoder; give dim=")
+            return widths[-1] // 2
+        return self._dim
+
+    # ------------------------------------------------------------------ guide
+
+    def guide(self, groups: Groups) -> None:
+        """prod_j q(z_j | x_j), JOINT layout: site z, batch [G], event (J, D)."""
+        with groups.plate:
+            pyro.sample("z", self.posterior(groups).to_event(2))
+
+    def posterior(self, groups: Groups) -> Any:
+        """The Normal of every view, batch [G, J, D], masked where views are padded."""
+        self._event_dim = len(groups.event_shape)
+        normal = self._normal(groups.map(self.encoder))
+        return normal if groups.mask is None else normal.mask(groups.mask.unsqueeze(-1))
+
+    def encode(self, x: Tensor) -> Any:
+        return self._normal(self._leading(self.encoder, x)).to_event(1)
+
+    def _normal(self, output: Tensor) -> Any:
+        if output.shape[-1] % 2:
+            raise ShapeError(
+                f"{type(self).__name__}: the encoder gives {output.shape[-1]} numbers a view, expected an even number: loc and log scale"
+            )
+        loc, log_scale = output.chunk(2, -1)
+        self._dim = loc.shape[-1]
+        return dist.Normal(loc, log_scale.exp())
+
+    # ------------------------------------------------------------------ model
+
+    def observe(self, z: Tensor, groups: Groups) -> None:
+        """The site x, JOINT layout: batch [G], event (J, *event), every view from its own z_j; z [G, J, D]."""
+        output = groups.unpack(self.decoder(groups.pack(z)))
+        likelihood = self.likelihood(output, event_dim=len(groups.event_shape))
+        if groups.mask is not None:
+            likelihood = likelihood.mask(groups.mask)
+        pyro.sample("x", likelihood.to_event(1), obs=groups.x)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """E[x | z]: z [..., D] -> [..., *event]."""
+        lead = z.shape[:-1]
+        return self.likelihood.mean(self.decoder(z.reshape(-1, z.shape[-1]))).unflatten(0, lead) if lead else self.decode(z[None])[0]
+
+    # ------------------------------------------------------------------ building
+
+    @classmethod
+    def build(
+        cls,
+        example: Groups,
+        *,
+        dim: int = 10,
+        hidden: Sequence[int] | None = None,
+        likelihood: str | nn.Module = "gaussian",
+        likelihood_scale: float = 0.02**0.5,
+        learned_scale: bool = False,
+        **settings: Any,
+    ) -> Self:
+        """The method with fully connected networks (the paper's Table 3) for data like `example`.
+
+        hidden: widths of the encoder, reversed in the decoder. likelihood: "gaussian", "bernoulli", "continuous_bernoulli", or a
+        module. Images get a sigmoid on a Gaussian's mean, since their values are in [0, 1].
+        """
+        shape = example.event_shape
+        if not isinstance(example.x, Tensor):
+            raise ShapeError(f"{cls.__name__}.build: data of several modalities have no default networks; construct {cls.__name__} yourself")
+        families = {"gaussian": Gaussian(likelihood_scale, learned_scale), "bernoulli": Bernoulli(), "continuous_bernoulli": ContinuousBernoulli()}
+        if isinstance(likelihood, str):
+            if likelihood not in families:
+                raise SettingsError(f"{cls.__name__}.build: likelihood = {likelihood!r}, expected one of {', '.join(families)}")
+            likelihood = families[likelihood]
+        widths = tuple(PAPER_HIDDEN if hidden is None else hidden)
+        squash = isinstance(likelihood, Gaussian) and len(shape) == 3
+        encoder = mlp_encoder(shape, 2 * dim, widths)
+        decoder = mlp_decoder(dim, shape, widths[::-1], sigmoid=squash)
+        return cls(encoder, decoder, likelihood_scale=likelihood_scale, likelihood=likelihood, dim=dim, **settings)
