@@ -1,1 +1,1 @@
-"""To come."""
+"""Fitting: batches, steps, checkpoints, runs. (genssl.fit, the function, hides this package: import from genssl.fit.x.)"""

@@ -1,0 +1,66 @@
+"""The order of the data: which groups make up the batch of every step, and their views."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genssl.errors import SettingsError
+from genssl.fit.randomness import stream_seed
+from genssl.groups import Groups
+from genssl.views import make_groups
+
+
+class Batches:
+    """The batch of every step, as a function of (seed, step): epochs are permutations, the last incomplete batch is dropped.
+
+    split: Items or Stream (views are made), or Groups (natural views, taken as they are).
+    """
+
+    def __init__(
+        self, split: Any, views: Any, num_views: int, batch_size: int, seed: int, device: torch.device, num_workers: int = 0
+    ) -> None:
+        if batch_size < 1 or num_views < 1:
+            raise SettingsError(f"batch_size = {batch_size}, num_views = {num_views}: expected at least 1 each")
+        if batch_size > len(split):
+            raise SettingsError(f"batch_size = {batch_size} groups, but there are {len(split)} to train on; give a smaller --batch-size")
+        self.split, self.views, self.num_views, self.batch_size = split, views, num_views, batch_size
+        self.seed, self.device, self.num_workers = seed, device, num_workers
+        self.steps_per_epoch = len(split) // batch_size
+
+    def order(self, epoch: int) -> tuple[Tensor, ...]:
+        """The index batches of an epoch."""
+        generator = torch.Generator().manual_seed(stream_seed(self.seed, "order", epoch))
+        rows = torch.randperm(len(self.split), generator=generator)
+        return rows[: self.steps_per_epoch * self.batch_size].split(self.batch_size)
+
+    def run(self, first: int, last: int) -> Iterator[tuple[int, Groups]]:
+        """(step, groups) for the steps first..last-1."""
+        step = first
+        while step < last:
+            epoch, start = divmod(step, self.steps_per_epoch)
+            order = self.order(epoch)[start : start + last - step]
+            for groups in self._epoch(order, epoch, step):
+                yield step, groups
+                step += 1
+
+    def at(self, step: int) -> Groups:
+        """The batch of one step again."""
+        return next(self.run(step, step + 1))[1]
+
+    def _epoch(self, order: tuple[Tensor, ...], epoch: int, step: int) -> Iterator[Groups]:
+        if isinstance(self.split, Groups):
+            for index in order:
+                groups = self.split[index.to(self.split.device)].to(self.device)
+                groups.total = len(self.split)
+                yield groups
+            return
+        seed = stream_seed(self.seed, "items", epoch)
+        for offset, (x, label, index) in enumerate(self.split.batches(order, self.num_workers, seed)):
+            generator = torch.Generator(self.device).manual_seed(stream_seed(self.seed, "views", step + offset))
+            groups = make_groups(x, index, label, self.views, self.num_views, generator)
+            groups.total = len(self.split)
+            yield groups

@@ -1,0 +1,43 @@
+"""Checkpoints: the last two, each whole, with a checksum; a damaged one is named and the one before is used."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+from genssl.errors import CheckpointError
+from genssl.files import read_tensors, write_tensors
+
+KEPT = 2
+
+
+def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
+    """Write the state after `step` steps, then drop all but the last two."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"step-{step:09d}.pt"
+    write_tensors(path, {"step": step, **state})
+    for old in steps(folder)[:-KEPT]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def load(folder: Path) -> dict[str, Any] | None:
+    """The newest state that is whole; None if there is none at all; CheckpointError if all are damaged."""
+    damaged: list[str] = []
+    for path in reversed(steps(folder)):
+        try:
+            state = read_tensors(path)
+        except Exception as error:  # a torn file can fail anywhere in the reader
+            damaged.append(path.name)
+            warnings.warn(f"checkpoint {path} is damaged ({error}); using the one before it", stacklevel=2)
+            continue
+        return state
+    if damaged:
+        raise CheckpointError(f"{folder}: every checkpoint is damaged ({', '.join(damaged)}); start again with another --out")
+    return None
+
+
+def steps(folder: Path) -> list[Path]:
+    """The checkpoint files, oldest first."""
+    return sorted(folder.glob("step-*.pt"))
