@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from genssl.distributions import Bernoulli, ContinuousBernoulli, Gaussian
 from genssl.errors import SettingsError, ShapeError
 from genssl.groups import Groups
-from genssl.networks import PAPER_HIDDEN, mlp_decoder, mlp_encoder
+from genssl.networks import default_hidden, mlp_decoder, mlp_encoder
 from genssl.objective import Objective
 
 
@@ -154,7 +154,7 @@ class GenerativeMethod(Method):
         learned_scale: bool = False,
         **settings: Any,
     ) -> Self:
-        """The method with fully connected networks (the paper's Table 3) for data like `example`.
+        """The method with fully connected networks for data like `example` (the paper's Table 3; smaller ones for small events).
 
         hidden: widths of the encoder, reversed in the decoder. likelihood: "gaussian", "bernoulli", "continuous_bernoulli", or a
         module. Images get a sigmoid on a Gaussian's mean, since their values are in [0, 1].
@@ -167,7 +167,7 @@ class GenerativeMethod(Method):
             if likelihood not in families:
                 raise SettingsError(f"{cls.__name__}.build: likelihood = {likelihood!r}, expected one of {', '.join(families)}")
             likelihood = families[likelihood]
-        widths = tuple(PAPER_HIDDEN if hidden is None else hidden)
+        widths = tuple(default_hidden(shape) if hidden is None else hidden)
         squash = isinstance(likelihood, Gaussian) and len(shape) == 3
         encoder = mlp_encoder(shape, 2 * dim, widths)
         decoder = mlp_decoder(dim, shape, widths[::-1], sigmoid=squash)

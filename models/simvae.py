@@ -36,7 +36,7 @@ class SimVAE(GenerativeMethod):
     source = "Bizeul, Schoelkopf, Allen 2024, arXiv:2402.01399, Eq. 4 and 9"
     collapses = "large likelihood_scale, or a decoder that is ignored: the prior then pinches everything together"
     defaults = {
-        "digits": {"num_views": 4, "batch_size": 128, "lr": 1e-3, "epochs": 100},
+        "digits": {"num_views": 4, "batch_size": 128, "lr": 1e-3, "epochs": 200},
         "": {"num_views": 10, "batch_size": 128, "lr": 1e-3, "epochs": 50},
     }
 

@@ -27,7 +27,7 @@ class VAE(GenerativeMethod):
     source = "Kingma and Welling 2014, arXiv:1312.6114, Eq. 2"
     collapses = "large likelihood_scale: q(z | x) becomes the prior, dimension by dimension"
     defaults = {
-        "digits": {"num_views": 1, "batch_size": 128, "lr": 1e-3, "epochs": 100},
+        "digits": {"num_views": 1, "batch_size": 128, "lr": 1e-3, "epochs": 200},
         "": {"num_views": 1, "batch_size": 128, "lr": 1e-3, "epochs": 50},
     }
 

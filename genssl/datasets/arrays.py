@@ -43,7 +43,9 @@ def whole_numbers(label: Tensor, where: str) -> Tensor:
     # NaN and infinities fail the comparison too: neither equals its own truncation to an integer.
     if label.is_floating_point() and not bool((label == label.to(torch.int64)).all()):
         row = int((label != label.to(torch.int64)).flatten().nonzero()[0])
-        raise DataError(f"{where}: label {row} is {float(label.flatten()[row])}, expected integers; give class numbers 0, 1, ...")
+        raise DataError(
+            f"{where}: label {row} is {float(label.flatten()[row])}, expected integers; give class numbers 0, 1, ..."
+        )
     return label.to(torch.int64)
 
 
@@ -57,15 +59,19 @@ def as_floats(x: Tensor) -> Tensor:
 def check_values(x: Tensor, event: Sequence[int], where: str, rows: Sequence[int] | None = None) -> None:
     """Refuse NaN, infinities, images outside [0, 1] and images with channels last. x [N, ..., *event].
 
-    rows: the numbers by which errors name the N rows (default 0..N-1). An event of three dimensions is an image [C, H, W].
+    rows: the numbers by which errors name the N rows (default 0..N-1). An event of three dimensions is an image.
     """
     image = len(event) == 3
     if image and event[-1] in (1, 3, 4) and min(event[:2]) > 4:
         remedy = "move the channels first with x.permute(0, 3, 1, 2), or x.transpose(0, 3, 1, 2) in numpy"
-        raise DataError(f"{where}: items of shape {list(event)} look like images with channels last, expected [C, H, W]; {remedy}")
+        raise DataError(
+            f"{where}: items of shape {list(event)} look like images with channels last, expected [C, H, W]; {remedy}"
+        )
     if not x.is_floating_point():
         if image and x.dtype != torch.uint8:
-            raise DataError(f"{where}: images are {x.dtype}, expected uint8 or floats in [0, 1]; convert them to uint8 (0..255)")
+            raise DataError(
+                f"{where}: images are {x.dtype}, expected uint8 or floats in [0, 1]; convert them to uint8 (0..255)"
+            )
         return
     if x.numel() == 0:
         return
@@ -73,7 +79,9 @@ def check_values(x: Tensor, event: Sequence[int], where: str, rows: Sequence[int
     if not (np.isfinite(low) and np.isfinite(high)):
         row = int((~x.isfinite().flatten(1).all(1)).nonzero()[0])
         row = row if rows is None else rows[row]
-        raise DataError(f"{where}: row {row} has NaN or infinite values, expected finite numbers; drop or repair such rows")
+        raise DataError(
+            f"{where}: row {row} has NaN or infinite values, expected finite numbers; drop or repair such rows"
+        )
     if image and (low < 0 or high > 1):
         divide = 1 < high <= 255 and low >= 0
         remedy = "divide by 255" if divide else "scale them with (x - minimum) / (maximum - minimum)"
@@ -89,11 +97,15 @@ def _as_array(value: Any, where: str) -> np.ndarray:
     try:
         array = np.asarray(value)
     except ValueError as error:  # ragged lists
-        raise DataError(f"{where}: {type(value).__name__} is no array ({error}); make all rows the same shape") from error
+        raise DataError(
+            f"{where}: {type(value).__name__} is no array ({error}); make all rows the same shape"
+        ) from error
     kind = array.dtype.kind
     if kind not in "bifu" or (kind == "f" and array.dtype.itemsize > 8):
-        raise DataError(f"{where}: {type(value).__name__} of dtype {array.dtype}, expected integers or floats of at most 64 bits")
-    if kind == "u" and array.dtype.itemsize > 1:
+        raise DataError(
+            f"{where}: {type(value).__name__} of dtype {array.dtype}, expected integers or floats of at most 64 bits"
+        )
+    if kind == "u" and array.dtype.itemsize > 1:  # which torch can hardly compute with
         return array.astype(np.int64)
     native = array.astype(array.dtype.newbyteorder("="), order="C", copy=False)
     return native if native.flags.writeable else native.copy()
@@ -102,7 +114,9 @@ def _as_array(value: Any, where: str) -> np.ndarray:
 def _image_array(image: Any, where: str) -> np.ndarray:
     """uint8 [C, H, W]: one channel for L, four for RGBA, else three."""
     if image.mode.startswith(("I", "F")):
-        raise DataError(f"{where}: an image of mode {image.mode!r}, expected 8 bits a channel; convert it to L or RGB first")
+        raise DataError(
+            f"{where}: an image of mode {image.mode!r}, expected 8 bits a channel; convert it to L or RGB first"
+        )
     mode = {"1": "L", "L": "L", "RGBA": "RGBA"}.get(image.mode, "RGB")
     array = np.array(image if image.mode == mode else image.convert(mode))
     return np.ascontiguousarray(array[None] if array.ndim == 2 else array.transpose(2, 0, 1))

@@ -1,4 +1,4 @@
-"""Makes `import torchvision` work beside a torch without CUDA: declares two operator schemas that it asks for at import."""
+"""Makes `import torchvision` work beside a torch without CUDA: declares the two operator schemas that it asks for."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _declared: list[torch.library.Library] = []  # a Library takes its declarations 
 def ensure_torchvision() -> None:
     """After this, `import torchvision` works, here and in every other package of the process.
 
-    torchvision's Linux wheel is built for CUDA. Beside a CPU-only torch its library of compiled operators cannot be loaded,
-    and `import torchvision` stops with "operator torchvision::nms does not exist", since it registers shapes for `nms` and
-    `qnms`. Data sets, transforms and model definitions need neither, so their schemas alone are declared, and only where the
-    library did not bring them. Calling `torchvision.ops.nms` still fails with torchvision's own message.
+    torchvision's Linux wheel is built for CUDA. Beside a CPU-only torch its library of compiled operators cannot be
+    loaded, and `import torchvision` stops with "operator torchvision::nms does not exist", since it registers shapes
+    for `nms` and `qnms`. Data sets, transforms and model definitions need neither, so their schemas alone are declared,
+    and only where the library did not bring them. `torchvision.ops.nms` still fails, with torchvision's own message.
 
     torchvision itself is not imported (about a second). Without torchvision, or called again, this does nothing.
     """

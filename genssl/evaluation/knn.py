@@ -26,12 +26,12 @@ def knn(
 ) -> dict[str, float | int]:
     """Accuracy of the majority among the k nearest training representations (Euclidean), k chosen on validation.
 
-    z: [N, D], y: [N] integers. Ties in the vote go to the smallest label and, between k's, to the smallest k. Agrees with
-    scikit-learn's KNeighborsClassifier (uniform weights) wherever no two distances are equal; where they are, either order is right.
+    z: [N, D], y: [N] integers. Ties in the vote go to the smallest label and, between k's, to the smallest k. Agrees
+    with scikit-learn's KNeighborsClassifier (uniform weights) wherever no two distances are equal; else either order is
+    right. A k above the number of training rows is left out.
 
-    Returns validation and test: fractions in [0, 1] at the chosen k; test_best: the best test accuracy over ks, the figure that
-    Bizeul et al. (2024, appendix) report with k = 1..15, which is optimistic since it is chosen on the test set; k.
-    A k above the number of training rows is left out.
+    Returns validation and test: fractions in [0, 1] at the chosen k; test_best: the best test accuracy over ks, as
+    Bizeul et al. (2024, appendix) report it for k = 1..15, optimistic since it is chosen on the test set; k.
 
     Raises SettingsError where no k is left; ShapeError, DataError, NonFiniteError on bad tensors.
     """
@@ -61,8 +61,8 @@ def knn_accuracy(train_z: Tensor, train_y: Tensor, z: Tensor, y: Tensor, k: int 
 
 def _accuracies(train: Labelled, queries: Labelled, classes: int, ks: list[int]) -> Tensor:
     """[len(ks)] the accuracy on the queries at each k."""
-    # ||a - b||^2 as a matrix product cancels where distances are small against the norms. In float32 it reorders neighbours;
-    # in float64, around the mean, what is lost is below what the float32 representations themselves can tell apart.
+    # ||a - b||^2 as a matrix product cancels where distances are small against the norms. In float32 that reorders
+    # neighbours; in float64, around the mean, less is lost than float32 representations can tell apart.
     centre = train.z.mean(0)
     points = train.z - centre
     norms = points.square().sum(1)

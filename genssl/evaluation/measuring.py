@@ -1,4 +1,4 @@
-"""Measuring without a trace: a module in eval mode under no_grad, and everything that a run depends on put back after."""
+"""Measuring without a trace: a module in eval mode under no_grad, and all that a run depends on put back after."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 def measuring(module: nn.Module) -> Iterator[nn.Module]:
     """Within it, module is in eval mode and gradients are off; after it, also after an error, the run is bit-identical.
 
-    Put back: the training flag of every submodule, every buffer (BatchNorm statistics, queues, centres; also one that was
-    replaced, added or removed), and the state of torch's default generators, CPU and, where CUDA is in use, every GPU.
+    Put back: the training flag of every submodule, every buffer (BatchNorm statistics, queues, centres; also one that
+    was replaced, added or removed), and the state of torch's default generators: CPU and, where CUDA is in use, GPUs.
     """
     flags = [(child, child.training) for child in module.modules()]
     buffers = [(child, dict(child._buffers), _copies(child)) for child in module.modules()]

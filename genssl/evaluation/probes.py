@@ -31,15 +31,15 @@ def linear_probe(
 
         minimise over W, b    mean_n cross_entropy(W z_n + b, y_n) + (l2 / 2) ||W||^2
 
-    The same optimum as scikit-learn's LogisticRegression at C = 1 / (l2 N), found by L-BFGS on all rows in float64; z is
-    standardised by the training mean and standard deviation. The problem is convex and starts from 0, so seed changes nothing
-    and is taken only so that both probes are called alike.
+    The same optimum as scikit-learn's LogisticRegression at C = 1 / (l2 N), found by L-BFGS on all rows in float64; z
+    is standardised by the training mean and standard deviation. The problem is convex and starts from 0, so seed
+    changes nothing and is taken only so that both probes are called alike.
 
-    Paper (Bizeul et al. 2024, appendix): one layer, Adam, 200 epochs, batch 128. Released code: Adam 3e-4, batch 64, 200 epochs,
-    and the MAXIMUM over epochs of the TEST accuracy, with no validation split.
+    Paper (Bizeul et al. 2024, appendix): one layer, Adam, 200 epochs, batch 128. Released code: Adam 3e-4, batch 64,
+    200 epochs, and the MAXIMUM over epochs of the TEST accuracy, with no validation split.
 
-    z: [N, D], y: [N] integers. Returns validation and test: fractions in [0, 1] at the penalty chosen on validation (the stronger
-    one on a tie); test_best: the best test accuracy over the penalties, optimistic; l2.
+    z: [N, D], y: [N] integers. Returns validation and test: fractions in [0, 1] at the penalty chosen on validation
+    (the stronger one on a tie); test_best: the best test accuracy over the penalties, optimistic; l2.
 
     Raises ShapeError, DataError, NonFiniteError on bad tensors.
     """
@@ -70,16 +70,16 @@ def mlp_probe(
 ) -> dict[str, float]:
     """Two layers with a ReLU between them, D -> hidden -> C, on standardised representations.
 
-    Adam with cosine decay, batches of 1024 (smaller where training has fewer than 32 of them), learning rate and epoch chosen
-    on validation accuracy; a rate is given up after `patience` epochs without a better one.
+    Adam with cosine decay, batches of 1024 (smaller where training has fewer than 32 of them), learning rate and epoch
+    chosen on validation accuracy; a rate is given up after `patience` epochs without a better one.
 
-    Paper (Bizeul et al. 2024, appendix): two fully connected layers with a ReLU, width not stated, Adam, 200 epochs, batch 128.
-    Released code: D -> D -> C, Adam 3e-4, batch 64, 200 epochs, and the MAXIMUM over epochs of the TEST accuracy, with no
-    validation split. hidden = D gives its width.
+    Paper (Bizeul et al. 2024, appendix): two fully connected layers with a ReLU, width not stated, Adam, 200 epochs,
+    batch 128. Released code: D -> D -> C, Adam 3e-4, batch 64, 200 epochs, and the MAXIMUM over epochs of the TEST
+    accuracy, with no validation split. hidden = D gives its width.
 
-    z: [N, D], y: [N] integers. Returns validation and test: fractions in [0, 1] at the epoch and rate chosen on validation (the
-    first on a tie); test_best: the best test accuracy over all epochs and rates seen, optimistic; lr, epoch (counted from 1).
-    The same seed gives the same figures; torch's default generator is neither read nor moved.
+    z: [N, D], y: [N] integers. Returns validation and test: fractions in [0, 1] at the epoch and rate chosen on
+    validation (the first on a tie); test_best: the best test accuracy over all epochs and rates, optimistic; lr, epoch
+    (counted from 1). The same seed gives the same figures; torch's default generator is neither read nor moved.
 
     Raises ShapeError, DataError, NonFiniteError on bad tensors.
     """
@@ -94,7 +94,12 @@ def mlp_probe(
         best, since = -1.0, 0
         for epoch in range(epochs):
             _train_epoch(network, optimizer, train, generator)
-            score = {"lr": rate, "epoch": epoch + 1, "validation": _accuracy(network, validation), "test": _accuracy(network, test)}
+            score = {
+                "lr": rate,
+                "epoch": epoch + 1,
+                "validation": _accuracy(network, validation),
+                "test": _accuracy(network, test),
+            }
             scores.append(score)
             best, since = (score["validation"], 0) if score["validation"] > best else (best, since + 1)
             if since >= patience:
@@ -129,7 +134,12 @@ def _linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
 @torch.enable_grad()
 def _minimise(layer: nn.Linear, train: Labelled, l2: float) -> None:
     optimizer = torch.optim.LBFGS(
-        layer.parameters(), max_iter=200, history_size=20, tolerance_grad=1e-6, tolerance_change=1e-9, line_search_fn="strong_wolfe"
+        layer.parameters(),
+        max_iter=200,
+        history_size=20,
+        tolerance_grad=1e-6,
+        tolerance_change=1e-9,
+        line_search_fn="strong_wolfe",
     )
 
     def closure() -> Tensor:

@@ -11,6 +11,11 @@ PAPER_HIDDEN = (500, 500, 2000)
 """Hidden widths of the paper's encoder; its decoder has them reversed. (The released code reverses both.)"""
 
 
+def default_hidden(event_shape: Sequence[int]) -> tuple[int, ...]:
+    """The paper's widths for images of MNIST's size and above, two layers of 256 for events of fewer than 256 values."""
+    return PAPER_HIDDEN if math.prod(event_shape) >= 256 else (256, 256)
+
+
 def mlp(sizes: Sequence[int]) -> list[nn.Module]:
     """Linear layers of these sizes with ReLU between them."""
     layers: list[nn.Module] = []

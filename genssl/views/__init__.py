@@ -1,4 +1,4 @@
-"""How views are made: batched augmentation with its parameters returned as style, and groups of views from single items."""
+"""How views are made: batched augmentation that returns its parameters as style, and groups of views from items."""
 
 from genssl.views.compose import Compose, Identity, PerImage, Transform
 from genssl.views.geometry import Geometric

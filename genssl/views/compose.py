@@ -1,8 +1,4 @@
-"""Transforms in a row, per-image transforms of other libraries, and the transform that changes nothing.
-
-A transform of ours is any object with `style_names` and `style_kinds` that maps (x [B, *event], index [B] or None, generator) to
-(views [B, *event'], style [B, S]), every row on its own.
-"""
+"""Transforms in a row, per-image transforms of other libraries, and the transform that changes nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +14,9 @@ from genssl.errors import SettingsError, ShapeError
 
 
 class Transform(Protocol):
-    """What a transform of ours has; write your own with these three and it goes wherever ours go."""
+    """What makes a transform ours: (x [B, *event], index [B] or None, generator) -> (views [B, *event'], style [B, S]),
+    row by row independently, and a name and kind ("continuous", "circular" or "categorical") for each of the S factors.
+    """
 
     @property
     def style_names(self) -> tuple[str, ...]: ...
@@ -30,7 +28,7 @@ class Transform(Protocol):
 
 
 class Identity:
-    """Returns x as it is, with no style: views that are copies."""
+    """Returns x as it is, with no style: the views are copies."""
 
     style_names: tuple[str, ...] = ()
     style_kinds: tuple[str, ...] = ()
@@ -38,28 +36,29 @@ class Identity:
     def __call__(self, x: Tensor, index: Tensor | None, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         return x, x.new_zeros(len(x), 0)
 
+    def __repr__(self) -> str:
+        return "Identity()"
+
 
 class Compose:
     """Transforms one after the other, each on the views of the one before; the style is all of theirs, in that order.
 
-    A name that comes again gets a number: `crop_x`, `crop_x_2`.
+    A name that comes again gets a number: `rotate`, `rotate_2`.
+
+    SettingsError: for something without `style_names`.
     """
 
     def __init__(self, *transforms: Transform) -> None:
         for position, transform in enumerate(transforms):
             if not hasattr(transform, "style_names"):
                 raise SettingsError(
-                    f"Compose: transform {position} is a {type(transform).__name__} without style_names, expected one of genssl.views;"
-                    " wrap a per-image transform in PerImage"
+                    f"Compose: transform {position} is a {type(transform).__name__} without style_names, expected"
+                    " a transform of genssl.views; wrap a transform of single images in PerImage"
                 )
         self.transforms = transforms
-        names: list[str] = []
-        for name in (name for transform in transforms for name in transform.style_names):
-            seen = sum(
-                name == other or other.startswith(f"{name}_") and other[len(name) + 1 :].isdigit() for other in names
-            )
-            names.append(f"{name}_{seen + 1}" if seen else name)
-        self.style_names = tuple(names)
+        names = [name for transform in transforms for name in transform.style_names]
+        earlier = [names[:position].count(name) for position, name in enumerate(names)]
+        self.style_names = tuple(f"{name}_{n + 1}" if n else name for name, n in zip(names, earlier, strict=True))
         self.style_kinds = tuple(kind for transform in transforms for kind in transform.style_kinds)
 
     def __call__(self, x: Tensor, index: Tensor | None, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -74,15 +73,15 @@ class Compose:
 
 
 class PerImage:
-    """A transform of single images [C, H, W], as torchvision's, called image by image on the CPU. It has no style.
+    """A transform of single images [C, H, W], such as torchvision's, called image by image on the CPU; no style.
 
-    Slow: torchvision's crop and flip of 1280 images 1x28x28 take some 70 times as long as `Geometric` does (benchmarks/augmentation.py),
-    and a GPU waits meanwhile. Use it for what the batched transforms lack.
+    Slow: tens of times slower than `Geometric` for the same crop and flip (benchmarks/augmentation.py), and a GPU waits
+    meanwhile. For what the batched transforms lack.
 
-    Such transforms draw from the global generators of torch, numpy and Python. These are seeded for every image from the given
-    generator and restored afterwards: the views are a function of the generator's state, and nothing else moves.
+    Such transforms draw from the global generators of torch, numpy and Python. Those are seeded for every image from
+    the given generator and restored afterwards, so the views are a function of that generator and nothing else moves.
 
-    ShapeError: where the transform returns anything but tensors of one shape.
+    SettingsError: not a callable. ShapeError: the transform returns anything but tensors of one shape.
     """
 
     style_names: tuple[str, ...] = ()
@@ -91,7 +90,7 @@ class PerImage:
     def __init__(self, transform: Callable[[Tensor], Tensor]) -> None:
         if not callable(transform):
             raise SettingsError(
-                f"PerImage: transform is a {type(transform).__name__}, expected a callable of one image [C, H, W]"
+                f"PerImage: transform is a {type(transform).__name__}, expected a callable of one image"
             )
         self.transform = transform
 
@@ -104,21 +103,20 @@ class PerImage:
         finally:
             random.setstate(of_python)
             np.random.set_state(of_numpy)  # noqa: NPY002
-        if len({view.shape for view in views}) > 1:
-            shapes = sorted({tuple(view.shape) for view in views})
-            raise ShapeError(
-                f"PerImage: the views have shapes {shapes}, expected one shape; end the transform with a resize"
-            )
+        shapes = sorted({tuple(view.shape) for view in views})
+        if len(shapes) > 1:
+            raise ShapeError(f"PerImage: the views have shapes {shapes}, expected one; end the transform with a resize")
         return torch.stack(views).to(x.device), x.new_zeros(len(x), 0)
 
     def _view(self, image: Tensor, seed: int) -> Tensor:
-        torch.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reseed every GPU
         random.seed(seed)
         np.random.seed(seed)  # noqa: NPY002
         view = self.transform(image)
         if not isinstance(view, Tensor):
             raise ShapeError(
-                f"PerImage: the transform returned a {type(view).__name__}, expected a tensor [C, h, w]; end it with a ToTensor"
+                f"PerImage: the transform returned a {type(view).__name__}, expected a tensor [C, h, w];"
+                " end it with torchvision's ToTensor"
             )
         return view
 

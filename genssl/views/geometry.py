@@ -1,4 +1,4 @@
-"""Batched geometric augmentation: random resized crop, flips, translation and rotation of every image, resampled once."""
+"""Batched geometric augmentation: random resized crop, flips, translation and rotation, resampled once."""
 
 from __future__ import annotations
 
@@ -22,29 +22,33 @@ DRAWS = CROP + 5  # and every image: also two flips, translation y and x, rotati
 class Geometric:
     """One independently augmented view for each image, with the drawn parameters as its style.
 
-    In this order: rotate about the centre and translate, crop and resize, flip, threshold; the image is interpolated once
-    (bilinear, align_corners=False). Outside the image is zero; a crop repeats its own border, as resizing a cut-out image does.
+    In this order: rotate about the centre and translate, crop and resize, flip, threshold; the image is interpolated
+    once (bilinear, align_corners=False). Outside the image is zero; a crop repeats its own border, as resizing
+    a cut-out does.
 
     crop_scale       (low, high): area of the crop as a fraction of the image's, uniform; (1, 1) is no crop
     crop_ratio       (low, high): width / height of the crop in pixels, log-uniform
     horizontal_flip  probability of exchanging left and right
     vertical_flip    probability of exchanging top and bottom
-    translate        (x, y): largest shift as a fraction of width and height, uniform in both directions, in parts of pixels
-    rotate           largest angle in degrees, uniform in both directions; positive is counter-clockwise
+    translate        (x, y): largest shift as a fraction of width and height, uniform both ways, in parts of pixels
+    rotate           largest angle in degrees, uniform both ways; positive is counter-clockwise
     threshold        None, or the value above which a pixel becomes 1 and at or below which it becomes 0
-    size             None (as the images), an int, or (height, width) of the views. Nothing is smoothed before shrinking.
+    size             None (as the images), an int, or (height, width) of the views; shrinking does not smooth first
 
-    The crop has the law of torchvision's RandomResizedCrop: sides rounded to whole pixels, corners uniform over whole pixels,
-    the first of ten drawn sizes that fits, otherwise the largest central crop of an allowed ratio (the whole image for ratios
-    around its own). As long as the views are not smaller than the crop, its result is torchvision's with or without antialias.
+    The crop has the law of torchvision's RandomResizedCrop: sides rounded to whole pixels, the corner uniform over
+    whole pixels, the first of ten drawn sizes that fits, else the largest central crop of an allowed ratio (the whole
+    image, where its own ratio is allowed). Where no side shrinks, its `antialias` makes no difference.
 
-    Style [B, S] holds only what these settings vary: `crop_x`, `crop_y` (centre), `crop_width`, `crop_height` and
-    `translate_x`, `translate_y` as fractions of width and height; flips 0 or 1 (categorical); `rotate` in radians (circular).
+    Style [B, S] holds only what these settings vary: `crop_x`, `crop_y` (its centre), `crop_width`, `crop_height` and
+    `translate_x`, `translate_y` as fractions of width and height; flips 0 or 1 (categorical); `rotate` in radians
+    (circular).
 
-    Every image takes the same count of random numbers whatever the settings and their outcome, so that one setting does not
-    shift the draws of another, and, with a generator on the CPU, a batch augmented in parts is the batch augmented whole.
+    Every image takes the same count of random numbers whatever the settings and their outcome: one setting does not
+    shift the draws of another, and with a generator on the CPU a batch augmented in parts is the batch augmented whole.
 
     >>> views, style = Geometric(crop_scale=(0.4, 1.0), vertical_flip=0.5)(images, None, generator)
+
+    SettingsError: a setting outside its range. ShapeError, DataError: x is not a batch of floating-point images.
     """
 
     crop_scale: tuple[float, float] = (1.0, 1.0)
@@ -89,7 +93,11 @@ class Geometric:
 
     @property
     def _crops(self) -> bool:
-        return self.crop_scale != (1, 1)
+        return self.crop_scale[0] < 1
+
+    @property
+    def _moves(self) -> bool:
+        return self._crops or max(self.horizontal_flip, self.vertical_flip, self.rotate, *self.translate) > 0
 
     @property
     def _factors(self) -> list[tuple[str, str]]:
@@ -167,72 +175,53 @@ class Geometric:
             expected = f"[{len(x)}, {len(self.style_names)}] ({', '.join(self.style_names)})"
             raise ShapeError(f"Geometric: style has shape {list(style.shape)}, expected {expected}")
         height, width = x.shape[-2:]
-        h, w = (
-            (height, width)
-            if self.size is None
-            else (self.size, self.size)
-            if isinstance(self.size, int)
-            else self.size
-        )
-        moves = (
-            self._crops
-            or self.horizontal_flip > 0
-            or self.vertical_flip > 0
-            or self.rotate > 0
-            or max(self.translate) > 0
-        )
+        size = (height, width) if self.size is None else self.size
+        h, w = (size, size) if isinstance(size, int) else size
         views = x
-        if moves or (h, w) != (height, width):
+        if self._moves or (h, w) != (height, width):
             dtype = torch.promote_types(x.dtype, torch.float32)  # half cannot hold positions
             grid = self._grid(style.to(x.device, dtype), height, width, h, w)
             views = F.grid_sample(x.to(dtype), grid, align_corners=False).to(x.dtype)
-        return views if self.threshold is None else (views > self.threshold).to(x.dtype)
+        if self.threshold is None:
+            return views
+        return (views.clone() if views is x else views).gt_(self.threshold)
 
     def _grid(self, style: Tensor, height: int, width: int, h: int, w: int) -> Tensor:
-        """[B, h, w, 2] where each pixel of the view lies in the image, from -1 to 1 between the image's outer edges.
-
-        Built directly rather than by `affine_grid`: positions are held inside the crop's box, which is not affine, and without
-        rotation x depends on the column and y on the row alone.
-        """
+        """[B, h, w, 2] where in the image each pixel of the view lies; the image's outer edges are at -1 and 1."""
         given = dict(zip(self.style_names, style.unbind(1), strict=True))
-
-        def factor(name: str, constant: float) -> Tensor:
-            return given[name] if name in given else style.new_full((len(style),), constant)
-
-        if self._crops and "crop_width" not in given:  # one size for all: no random number matters
+        if self._crops and "crop_width" not in given:  # one size for all, whatever the random numbers
             _, _, crop_h, crop_w = self._crop_boxes(style.new_zeros(len(style), CROP), height, width)
             given |= {"crop_height": crop_h / height, "crop_width": crop_w / width}
-        # Pixels from the centre of the image, in the image after rotation and translation.
-        y = _positions(
-            h, height, factor("crop_y", 0.5), factor("crop_height", 1), factor("vertical_flip", self.vertical_flip)
-        )
-        x = _positions(
-            w, width, factor("crop_x", 0.5), factor("crop_width", 1), factor("horizontal_flip", self.horizontal_flip)
-        )
-        y = (y - height * factor("translate_y", 0)[:, None])[:, :, None]  # [B, h, 1]
-        x = (x - width * factor("translate_x", 0)[:, None])[:, None, :]  # [B, 1, w]
-        if "rotate" in given:
-            cos, sin = given["rotate"].cos()[:, None, None], given["rotate"].sin()[:, None, None]
-            x, y = cos * x - sin * y, sin * x + cos * y
-        shape = (len(style), h, w)
-        return torch.stack([(x * (2 / width)).expand(shape), (y * (2 / height)).expand(shape)], -1)
+
+        def factor(name: str, constant: float) -> Tensor:
+            return (given[name] if name in given else style.new_full((len(style),), constant))[:, None]
+
+        # In pixels from the centre of the image after rotation and translation, then of the image itself.
+        flip_y, flip_x = factor("vertical_flip", self.vertical_flip), factor("horizontal_flip", self.horizontal_flip)
+        y = _positions(h, height, factor("crop_y", 0.5), factor("crop_height", 1), flip_y)
+        x = _positions(w, width, factor("crop_x", 0.5), factor("crop_width", 1), flip_x)
+        y, x = y - height * factor("translate_y", 0), x - width * factor("translate_x", 0)
+        cos, sin = factor("rotate", 0).cos(), factor("rotate", 0).sin()
+        # A pixel's place is a part from its row plus a part from its column. Summed as complex numbers this is one pass
+        # over the grid, several times faster than `affine_grid`, which could not hold positions inside the crop either.
+        row = torch.complex(-2 / width * sin * y, 2 / height * cos * y)
+        column = torch.complex(2 / width * cos * x, 2 / height * sin * x)
+        return torch.view_as_real(row[:, :, None] + column[:, None, :])
 
 
 def _positions(count: int, length: int, centre: Tensor, extent: Tensor, flip: Tensor) -> Tensor:
-    """[B, count] positions of the pixels of a view along one side of an image of `length` pixels, from its middle.
+    """[B, count] positions of a view's pixels along a side of `length` pixels, in pixels from its middle.
 
-    The crop has its centre [B] and extent [B] as fractions of the side; flip [B] is 0 or 1.
+    centre, extent [B, 1]: of the crop, as fractions of the side; flip [B, 1]: 0 or 1.
     """
     step = (torch.arange(count, dtype=centre.dtype, device=centre.device) + 0.5) / count - 0.5
-    last = ((extent * length - 1) / 2)[:, None]  # the middle of the crop's last pixel
-    offset = (step * (extent * length)[:, None]).minimum(last).maximum(-last)
-    return length * (centre - 0.5)[:, None] + (1 - 2 * flip)[:, None] * offset
+    last = (extent * length - 1) / 2  # the middle of the crop's last pixel
+    offset = (step * (extent * length)).minimum(last).maximum(-last)
+    return length * (centre - 0.5) + (1 - 2 * flip) * offset
 
 
 def _check_images(x: Tensor) -> None:
     if x.dim() != 4:
-        raise ShapeError(
-            f"Geometric: x has shape {list(x.shape)}, expected images [B, C, H, W]; for one image use x[None]"
-        )
+        raise ShapeError(f"Geometric: x has shape {list(x.shape)}, expected [B, C, H, W]; for one image use x[None]")
     if not x.is_floating_point():
         raise DataError(f"Geometric: x has dtype {x.dtype}, expected floats in [0, 1]; use x.float() / 255")

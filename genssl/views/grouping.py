@@ -22,7 +22,7 @@ def make_groups(
     num_views: int,
     generator: torch.Generator,
 ) -> Groups:
-    """x [G, *event], index [G], label [G] -> Groups of x [G, J, *event'] with J = num_views, source = x, and style where known.
+    """Groups of x [G, J, *event'], J = num_views, from items x [G, *event], index [G], label [G]; source is x.
 
     views is one of
     - None: J copies of every item
@@ -82,14 +82,23 @@ def _call(views: Callable[..., Any], x: Tensor, index: Tensor | None, generator:
     try:
         return views(x, index, generator)
     except TypeError as error:
-        try:
-            inspect.signature(views.forward if isinstance(views, nn.Module) else views).bind(x, index, generator)
-        except TypeError:
-            name = getattr(views, "__name__", type(views).__name__)
-            raise SettingsError(
-                f"views ({name}) does not take the arguments (x, index, generator); wrap a transform of single images in PerImage"
-            ) from error
-        raise
+        if _takes(views, x, index, generator):
+            raise  # the callable's own fault, best told by its own traceback
+        name = getattr(views, "__name__", type(views).__name__)
+        raise SettingsError(
+            f"views ({name}) does not take the arguments (x, index, generator);"
+            " wrap a transform of single images in PerImage"
+        ) from error
+
+
+def _takes(views: Callable[..., Any], *arguments: Any) -> bool:
+    try:
+        inspect.signature(views.forward if isinstance(views, nn.Module) else views).bind(*arguments)
+    except TypeError:
+        return False
+    except ValueError:  # a builtin without a signature
+        pass
+    return True
 
 
 def _split(result: Any, x: Tensor, num_views: int) -> tuple[Tensor, Tensor | None]:
@@ -103,9 +112,11 @@ def _split(result: Any, x: Tensor, num_views: int) -> tuple[Tensor, Tensor | Non
         fits = fits and (style is None or (style.dim() == len(lead) + 1 and style.shape[: len(lead)] == lead))
     if not fits:
         event = ", ".join(map(str, x.shape[1:]))
+        several = isinstance(result, (list, tuple)) and all(isinstance(part, Tensor) for part in result)
+        remedy = "use torch.stack(views, 1)" if several else "wrap a transform of single images in PerImage"
         raise ShapeError(
-            f"views returned {_describe(result)}, expected [{len(x)}, {num_views}, {event}], or one view [{len(x)}, {event}] (other sizes of an"
-            " event are fine), or (views, style [..., S]), or Groups; stack a list of views with torch.stack(views, 1)"
+            f"views returned {_describe(result)}, expected a tensor [{len(x)}, {num_views}, {event}], or one view"
+            f" [{len(x)}, {event}] (the sizes of an event may differ), or (tensor, style [..., S]), or Groups; {remedy}"
         )
     return view, style
 

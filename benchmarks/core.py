@@ -1,0 +1,177 @@
+"""VAE and SimVAE on FashionMNIST and MNIST, at equal epochs and at equal time: results/core.json and results/core.md.
+
+    python benchmarks/core.py --calibrate       # ms a step of every setting, in turn, on a quiet machine: results/core_speed.json
+    python benchmarks/core.py                   # the cells that are not done yet, one after the other
+    python benchmarks/core.py --table           # results/core.md from results/core.json
+
+Paper's fully connected networks, 10-dimensional z, bf16, the paper's augmentation. Equal time means equal number of steps times
+measured milliseconds a step (so that what else the machine does during a fit does not count). Figures are test accuracies with
+k, penalty and stopping chosen on the validation split (5000 of the 60000 training images); settings were chosen on validation too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import genssl
+from genssl import datasets
+from genssl.evaluation import knn, linear_probe, mlp_probe
+from genssl.files import write_json
+
+RESULTS = Path(__file__).parent.parent / "results"
+SECONDS, EPOCHS = 120.0, 5
+
+# The paper's settings of SimVAE, with our batch (128 groups) and rate; view_scale only sets the unit of z where p(y) is flat.
+PLAIN = {"likelihood_scale": 0.02**0.5}
+CELLS: dict[str, dict[str, Any]] = {
+    "random": {"method": "VAE", "views": 1, "batch": 128, "lr": 1e-3, "settings": PLAIN},
+    "VAE": {"method": "VAE", "views": 1, "batch": 128, "lr": 1e-3, "settings": PLAIN},
+    "SimVAE J=2": {"method": "SimVAE", "views": 2, "batch": 128, "lr": 1e-3, "settings": PLAIN},
+    "SimVAE J=4": {"method": "SimVAE", "views": 4, "batch": 128, "lr": 1e-3, "settings": PLAIN},
+    "SimVAE J=10": {"method": "SimVAE", "views": 10, "batch": 128, "lr": 1e-3, "settings": PLAIN},
+}
+SEEDS = {"fashion_mnist": (0, 1, 2), "mnist": (0,)}
+
+
+def data_root() -> str | None:
+    beside = Path(__file__).parent.parent.parent / "shared" / "data"
+    return os.environ.get("GENSSL_DATA") or (str(beside) if beside.exists() else None)
+
+
+def run_cell(data: Any, name: str, cell: dict[str, Any], steps: int, seed: int, progress: bool = True) -> dict[str, Any]:
+    """Fit one cell and measure it."""
+    folder = Path(tempfile.mkdtemp()) / "run"
+    began = time.perf_counter()
+    per_epoch = len(data.train) // cell["batch"]
+    # The schedule spans the steps of this cell: whole epochs of it, cut at `steps`.
+    run = genssl.fit(
+        cell["method"], data, settings=cell["settings"], num_views=cell["views"], batch_size=cell["batch"], lr=cell["lr"],
+        epochs=max(1, -(-steps // per_epoch)) if steps else 0, precision="bf16", seed=seed, out=folder, progress=progress,
+        schedule=lambda step, _: cosine(step, steps), max_steps=steps, replace=cell.get("replace"),
+    )  # fmt: skip
+    seconds = time.perf_counter() - began
+    splits = (data.train, data.validation, data.test)
+    parts = [tensor for split in splits for tensor in (run.represent(split.floats()), split.label)]
+    found = {"knn": knn(*parts), "linear": linear_probe(*parts, seed=seed), "mlp": mlp_probe(*parts, seed=seed)}
+    last = run.metrics[-1] if run.metrics else {}
+    result = {
+        "name": name, "data": data.name, "seed": seed, "steps": steps, "epochs": steps / per_epoch, "seconds": round(seconds, 1),
+        **{key: cell[key] for key in ("method", "views", "batch", "lr", "settings")}, "replace": cell.get("replace"),
+        **{probe: {k: values[k] for k in ("validation", "test", "test_best")} for probe, values in found.items()},
+        **{slot: last.get(slot) for slot in ("reconstruction", "entropy", "prior")},
+        "precision": "bf16", "versions": run.config["versions"], "machine": run.config["machine"], "threads": run.config["threads"],
+    }  # fmt: skip
+    shutil.rmtree(folder.parent)
+    return result
+
+
+def cosine(step: int, steps: int) -> float:
+    from genssl.fit.optimiser import learning_rate
+
+    return learning_rate("cosine", 1.0, step, max(1, steps))
+
+
+def calibrate(root: str | None, rounds: int = 5, steps: int = 40) -> dict[str, float]:
+    """Milliseconds a step of every setting, taken in turn, median of the rounds."""
+    import pyro
+    import torch
+
+    from genssl.fit.batches import Batches
+    from genssl.fit.build import build, find_class
+    from genssl.fit.optimiser import make_optimiser
+    from genssl.fit.precision import networks_in
+    from genssl.fit.step import Stepper
+
+    data, device = datasets.load("fashion_mnist", root=root), torch.device("cpu")
+    sides: dict[str, Any] = {}
+    for name, cell in CELLS.items():
+        if name == "random":
+            continue
+        method = build(find_class(cell["method"]), data.example(cell["views"]), 0, cell["settings"])
+        batches = Batches(data.train, data.views, cell["views"], cell["batch"], 0, device)
+        module = method.objective(method.model, method.guide)
+        config = {"seed": 0, "clip": None, "lr": cell["lr"], "steps": 10**6}
+        sides[name] = method, Stepper(module, make_optimiser("adam", module.parameters(), 1e-3), batches, config, "constant"), batches.run(0, 10**6), []
+    with pyro.validation_enabled(False):
+        for _ in range(rounds):
+            for method, stepper, stream, times in sides.values():
+                with networks_in("bf16", method, device):
+                    for _ in range(5):
+                        stepper(*next(stream))
+                    began = time.perf_counter()
+                    for _ in range(steps):
+                        stepper(*next(stream))
+                    times.append(1e3 * (time.perf_counter() - began) / steps)
+    return {name: statistics.median(times) for name, (_, _, _, times) in sides.items()}
+
+
+def table(cells: list[dict[str, Any]]) -> str:
+    """Markdown: mean (and range over seeds) of test accuracy in percent."""
+    lines = ["# Core results", "", (__doc__ or "").strip().split("\n\n")[-1].replace("\n", " "), ""]
+    for data in SEEDS:
+        for budget in ("equal epochs", "equal time"):
+            rows = [c for c in cells if c["data"] == data and c["budget"] in (budget, "none")]
+            if not rows:
+                continue
+            seeds = sorted({c["seed"] for c in rows})
+            lines += [f"## {data}, {budget} ({EPOCHS} epochs)" if budget == "equal epochs" else f"## {data}, {budget} ({SECONDS:.0f} s)", ""]
+            lines += [f"Test accuracy in percent, mean over seeds {seeds} (smallest to largest).", ""]
+            lines += ["| method | groups x views | epochs | steps | kNN | linear | MLP |", "|---|---|---|---|---|---|---|"]
+            for name in dict.fromkeys(c["name"] for c in rows):
+                same = [c for c in rows if c["name"] == name]
+                first = same[0]
+                figures = [_figure([c[p]["test"] for c in same]) for p in ("knn", "linear", "mlp")]
+                lines.append(f"| {name} | {first['batch']} x {first['views']} | {first['epochs']:.1f} | {first['steps']} | {' | '.join(figures)} |")
+            lines.append("")
+    machine = cells[0]
+    lines += [f"Hardware: {machine['machine']}, {machine['threads']} threads, torch {machine['versions']['torch']}, bf16 networks. "
+              "Data: MNIST and FashionMNIST, bit-exact copies of the originals."]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def _figure(values: list[float]) -> str:
+    mean = 100 * statistics.mean(values)
+    return f"{mean:.1f}" if len(values) == 1 else f"{mean:.1f} ({100 * min(values):.1f} to {100 * max(values):.1f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--calibrate", action="store_true")
+    parser.add_argument("--table", action="store_true")
+    args = parser.parse_args()
+    out, speed_file = RESULTS / "core.json", RESULTS / "core_speed.json"
+    cells: list[dict[str, Any]] = json.loads(out.read_text()) if out.exists() else []
+    if args.table:
+        (RESULTS / "core.md").write_text(table(cells))
+        return
+    if args.calibrate:
+        write_json(speed_file, calibrate(data_root()))
+        print(speed_file.read_text())
+        return
+    speed = json.loads(speed_file.read_text())
+    done = {(c["data"], c["name"], c["budget"], c["seed"]) for c in cells}
+    for dataset, seeds in SEEDS.items():
+        data = datasets.load(dataset, root=data_root())
+        for seed in seeds:
+            for name, cell in CELLS.items():
+                for budget in ("none",) if name == "random" else ("equal epochs", "equal time"):
+                    if (dataset, name, budget, seed) in done:
+                        continue
+                    per_epoch = len(data.train) // cell["batch"]
+                    steps = {"none": 0, "equal epochs": EPOCHS * per_epoch, "equal time": int(1e3 * SECONDS / speed.get(name, 1.0))}[budget]
+                    result = {"budget": budget, **run_cell(data, name, cell, steps, seed)}
+                    cells.append(result)
+                    write_json(out, cells)
+                    print(dataset, name, budget, seed, {p: round(result[p]["test"], 4) for p in ("knn", "linear", "mlp")}, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""The training step against a hand-written loop of the same mathematics, both in turn in one process.
+
+    python benchmarks/step.py [--setting mnist|digits] [--precision 32|bf16] [--rounds 12] [--steps 5] [--json FILE]
+
+Both sides draw the same views with the same augmentation from images in memory, run the same networks in the same precision, take
+the same Adam. The hand-written side has no Pyro, no sites and no terms: it is Algorithm 1 of Bizeul et al. 2024 in ten lines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import genssl
+from genssl import views
+from genssl.fit.batches import Batches
+from genssl.fit.optimiser import make_optimiser
+from genssl.fit.precision import networks_in
+from genssl.fit.randomness import seed_noise
+from genssl.fit.step import Stepper
+from genssl.datasets import Items
+from genssl.models import SimVAE
+
+SETTINGS = {
+    "mnist": {"shape": (1, 28, 28), "groups": 128, "views": 10, "hidden": (500, 500, 2000), "transform": views.mnist},
+    "digits": {"shape": (1, 8, 8), "groups": 128, "views": 4, "hidden": (256, 256), "transform": views.digits},
+}
+
+
+def hand_written(encoder, decoder, optimiser, images, transform, groups, num_views, precision, view_scale, scale):
+    """A loop that somebody would write without a library."""
+    autocast = lambda: torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16")  # noqa: E731
+    permutation, generator = torch.randperm(len(images)), torch.Generator()
+
+    def step(number: int) -> None:
+        start = (number * groups) % (len(images) - groups)
+        source = images[permutation[start : start + groups]].float() / 255
+        generator.manual_seed(number)
+        x, _ = transform(source.repeat_interleave(num_views, 0), None, generator)
+        with autocast():
+            output = encoder(x)
+        loc, log_scale = output.float().chunk(2, -1)
+        z = loc + log_scale.exp() * torch.randn_like(loc)
+        with autocast():
+            mean = decoder(z)
+        reconstruction = -(mean.float() - x).square().sum() / (2 * scale**2)
+        entropy = log_scale.sum()
+        grouped = z.unflatten(0, (groups, num_views))
+        prior = -(grouped - grouped.mean(1, keepdim=True)).square().sum() / (2 * view_scale**2)
+        loss = -(reconstruction + entropy + prior) / groups
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+
+    return step
+
+
+def library(method, optimiser, images, transform, groups, num_views, precision):
+    """One step as genssl.fit takes it."""
+    batches = Batches(Items(images), transform, num_views, groups, 0, torch.device("cpu"))
+    module = method.objective(method.model, method.guide)
+    config = {"seed": 0, "clip": None, "lr": 1e-3, "steps": 10**6}
+    stepper, stream = Stepper(module, optimiser, batches, config, "constant"), batches.run(0, 10**6)
+
+    def step(_: int) -> None:
+        number, batch = next(stream)
+        stepper(number, batch)
+
+    return step
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--setting", choices=SETTINGS, default="mnist")
+    parser.add_argument("--precision", choices=("32", "bf16"), default="bf16")
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    s = SETTINGS[args.setting]
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (20000, *s["shape"]), dtype=torch.uint8)
+    example = genssl.Groups(torch.zeros(2, s["views"], *s["shape"]))
+    transform, view_scale, scale = s["transform"](), math.sqrt(0.15), math.sqrt(0.02)
+
+    ours, theirs = (SimVAE.build(example, hidden=s["hidden"], view_scale=view_scale, likelihood_scale=scale) for _ in range(2))
+    rest = (images, transform, s["groups"], s["views"], args.precision)
+    adam = make_optimiser("adam", theirs.parameters(), 1e-3)
+    by_hand = hand_written(theirs.encoder, theirs.decoder, adam, *rest, view_scale, scale)
+    by_genssl = library(ours, make_optimiser("adam", ours.parameters(), 1e-3), *rest)
+    seed_noise(0, 0, torch.device("cpu"))
+
+    import pyro
+
+    times = {"genssl": [], "hand-written": []}
+    number = 0
+    with networks_in(args.precision, ours, torch.device("cpu")), pyro.validation_enabled(False):
+        for step in (by_genssl, by_hand):
+            for k in range(5):
+                step(k)
+        for _ in range(args.rounds):
+            for name, step in (("genssl", by_genssl), ("hand-written", by_hand)):
+                began = time.perf_counter()
+                for _ in range(args.steps):
+                    step(number)
+                    number += 1
+                times[name].append((time.perf_counter() - began) / args.steps)
+    result = {
+        "setting": args.setting,
+        "precision": args.precision,
+        "threads": torch.get_num_threads(),
+        "machine": platform.processor() or platform.machine(),
+        "torch": torch.__version__,
+        **{f"{name} ms": 1e3 * statistics.median(values) for name, values in times.items()},
+        "views/s of genssl": s["groups"] * s["views"] / statistics.median(times["genssl"]),
+        "speed against hand-written": statistics.median(b / a for a, b in zip(times["genssl"], times["hand-written"], strict=True)),
+    }
+    print(json.dumps(result, indent=2))
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

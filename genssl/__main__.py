@@ -1,0 +1,7 @@
+"""python -m genssl"""
+
+import sys
+
+from genssl.cli import main
+
+sys.exit(main())

@@ -1,0 +1,136 @@
+"""`evaluate(run)`: what a fitted run is worth, measured on clean items and written to evaluation.json."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from genssl.errors import NonFiniteError
+from genssl.evaluation.items import batches, count, labels_of, several_modalities
+from genssl.evaluation.knn import knn
+from genssl.evaluation.measuring import measuring
+from genssl.evaluation.probes import linear_probe, mlp_probe
+from genssl.files import write_json
+
+SPLITS = ("train", "validation", "test")
+
+
+def evaluate(run: Any) -> dict[str, Any]:
+    """Measure run on its clean items, leave it as it was, and write (whole or not at all) and return evaluation.json.
+
+        content         {knn, linear, mlp}: {validation, test, test_best, ...}, fractions in [0, 1]: how well the labels
+                        are read off the posterior means. What is chosen (k, penalty, learning rate, epoch) is chosen on
+                        validation; test_best is the same choice made on test, as the paper reports it, and optimistic
+        random_encoder  the same for the method with fresh weights: what the architecture gives before any learning
+        generation      mse: mean squared error per pixel of decode(mean of q(z|x)) on clean test images in [0, 1]
+        protocol        sizes, seed and rules
+        notes           why a part is null: no labels, no decoder, ...
+
+    Each view of natural groups counts as an item. Probes are seeded by the run: a second call gives the same figures.
+
+    Raises NonFiniteError where the representations are not finite.
+    """
+    splits = {name: getattr(run.data, name) for name in SPLITS}
+    seed = int(run.config.get("seed") or 0)
+    notes: dict[str, str] = {}
+    content = random = None
+    bar = tqdm(total=9, desc="evaluate", file=sys.stderr, leave=False, unit="stage", disable=None)
+    with measuring(run.method), bar as progress:
+        labels, reason = _labels(splits)
+        if labels is not None:
+            content = _content(run, "run", splits, labels, seed, progress)
+            fresh = copy.copy(run)
+            fresh.method = run.random_encoder()
+            random = _content(fresh, "random encoder", splits, labels, seed, progress)
+        else:
+            notes["content"] = notes["random_encoder.content"] = reason
+        progress.set_postfix_str("generation")
+        mse = reconstruction_mse(run.method, splits["test"])
+        if mse is None:
+            notes["generation.mse"] = "no decoder that maps z to one kind of item, or no test items"
+    figures: dict[str, Any] = {
+        "content": content,
+        "random_encoder": {"content": random},
+        "generation": {"mse": mse},
+        "protocol": {
+            "sizes": {name: count(split) for name, split in splits.items()},
+            "seed": seed,
+            "representation": "posterior mean of the clean item, eval mode",
+            "selection": "k, penalty, learning rate and epoch on validation; test_best: on test, optimistic",
+        },
+        "notes": notes,
+    }
+    write_json(run.path / "evaluation.json", figures)
+    return figures
+
+
+def reconstruction_mse(method: nn.Module, split: Any) -> float | None:
+    """Mean over items and pixels of (decode(mean of q(z|x)) - x)^2; None where the method has no decoder."""
+    if getattr(method, "decode", None) is None or several_modalities(split) or count(split) == 0:
+        return None
+    total, numbers = torch.zeros((), dtype=torch.float64), 0
+    with measuring(method):
+        for x, _ in batches(split):
+            decoded = reconstruct(method, x)
+            if decoded is None:
+                return None
+            total += (decoded.double() - x.to(decoded.device)).square().sum().cpu()
+            numbers += x.numel()
+    return float(total) / numbers
+
+
+def reconstruct(method: Any, x: Tensor) -> Tensor | None:
+    """[N, *event] decode(mean of q(z|x)), the mean image, on the device of the method; None without a decoder."""
+    parameter = next(method.parameters(), x)
+    return method.decode(method.encode(x.to(parameter.device)).mean)
+
+
+def _content(
+    run: Any, whose: str, splits: dict[str, Any], labels: dict[str, Tensor], seed: int, progress: tqdm
+) -> dict[str, Any]:
+    progress.set_postfix_str(f"{whose}: representations")
+    parts: list[Tensor] = []
+    for name, split in splits.items():
+        z = torch.cat([run.represent(x) for x, _ in batches(split)]).flatten(1)
+        if not bool(torch.isfinite(z).all()):
+            bad = int((~torch.isfinite(z).all(1)).sum())
+            raise NonFiniteError(
+                f"evaluate: {bad} of {len(z)} {name} representations of the {whose} are not finite; fit with a lower lr"
+            )
+        parts += [z, labels[name].to(z.device)]
+    progress.update()
+    figures: dict[str, Any] = {}
+    probes: dict[str, Callable[..., Any]] = {
+        "knn": knn,
+        "linear": linear_probe,
+        "mlp": partial(mlp_probe, seed=seed),
+    }
+    for name, probe in probes.items():
+        progress.set_postfix_str(f"{whose}: {name}")
+        figures[name] = probe(*parts)
+        progress.update()
+    return figures
+
+
+def _labels(splits: dict[str, Any]) -> tuple[dict[str, Tensor] | None, str]:
+    """(the labels [N] of every split, ""), or (None, why no probe can be trained)."""
+    if any(several_modalities(split) for split in splits.values()):
+        return None, "the views are of several modalities: probe the representation of each by itself"
+    if empty := [name for name, split in splits.items() if count(split) == 0]:
+        return None, f"the data have no {' and no '.join(empty)} items"
+    labels: dict[str, Tensor] = {}
+    for name, split in splits.items():
+        label = labels_of(split)
+        if label is None:
+            return None, f"the {name} items have no labels"
+        if label.dim() != 1:
+            return None, f"the labels of the {name} items are not one class for each"
+        labels[name] = label
+    return labels, ""
