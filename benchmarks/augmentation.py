@@ -1,10 +1,10 @@
-"""Milliseconds to augment 1280 views 1x28x28 as the paper does MNIST: ours in one batch against torchvision image by image.
+"""Milliseconds to make 1280 of the paper's MNIST views, 1x28x28: ours in one batch, torchvision image by image.
 
     python benchmarks/augmentation.py [--views 1280] [--repeats 20] [--threads 2] [--device cpu] [--json FILE]
 
-The ways are measured in turn, round by round in one process, so that a busy machine slows all of them alike. torchvision has two
-ways of its own: its v2 transforms image by image, and, only to show what it costs less, its v2 transforms on the whole batch, which
-give every image the SAME crop and flip and are therefore no use for views. kornia is measured where it is installed.
+The ways are measured in turn, round by round in one process, so that a busy machine slows all of them alike.
+torchvision on a whole batch gives every image the SAME crop and flip: no use for views, shown as the price of the
+arithmetic alone. kornia is measured where it is installed.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def ways(x, generator):
 def measure(functions, repeats, device):
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     times = {name: [] for name in functions}
-    for name, function in functions.items():
+    for function in functions.values():
         function()  # warm-up
         wait()
     for _ in range(repeats):

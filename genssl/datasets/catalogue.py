@@ -54,7 +54,7 @@ def _load(name: str, root: str | os.PathLike[str] | None, download: bool, verify
         return npz(name, seed=seed)
     if ".py:" in name:
         return python_function(name, seed=seed)
-    if Path(name).expanduser().is_dir() or (os.sep in name and not name.endswith(".py")):
+    if (name and Path(name).expanduser().is_dir()) or (os.sep in name and not name.endswith(".py")):
         return image_folder(name, seed=seed)
     near = difflib.get_close_matches(name.lower().replace("-", "_"), names(), n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""

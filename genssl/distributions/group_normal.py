@@ -56,7 +56,7 @@ class GroupNormal(dist.TorchDistribution):
                 raise SettingsError(f"GroupNormal: {name} = {scale}, expected a positive standard deviation")
         if mask is not None and mask.shape[-1:] != (num_views,):
             raise ShapeError(f"GroupNormal: mask has shape {list(mask.shape)}, expected [..., {num_views}]")
-        self.view_scale, self.content_scale, self.mask = view_scale, content_scale, mask
+        self.view_scale, self.content_scale, self.view_mask = view_scale, content_scale, mask
         batch = [scale.shape for scale in (view_scale, content_scale) if isinstance(scale, Tensor)]
         if mask is not None:
             batch.append(mask.shape[:-1])
@@ -84,13 +84,13 @@ class GroupNormal(dist.TorchDistribution):
         """The same distribution with a larger batch shape."""
         batch_shape = Size(batch_shape)
         new = self._get_checked_instance(GroupNormal, _instance)
-        new.view_scale, new.content_scale, new.mask = self.view_scale, self.content_scale, self.mask
+        new.view_scale, new.content_scale, new.view_mask = self.view_scale, self.content_scale, self.view_mask
         if isinstance(self.view_scale, Tensor):
             new.view_scale = self.view_scale.expand(batch_shape)
         if isinstance(self.content_scale, Tensor):
             new.content_scale = self.content_scale.expand(batch_shape)
-        if self.mask is not None:
-            new.mask = self.mask.expand(*batch_shape, self.num_views)
+        if self.view_mask is not None:
+            new.view_mask = self.view_mask.expand(*batch_shape, self.num_views)
         super(GroupNormal, new).__init__(batch_shape, self.event_shape, validate_args=False)
         new._validate_args = self._validate_args
         return new
@@ -169,14 +169,14 @@ class GroupNormal(dist.TorchDistribution):
                 "GroupNormal: cannot sample, p(y) is flat (content_scale=None) and so improper; give content_scale, a standard deviation"
             )
         shape = Size(sample_shape) + self.batch_shape
-        device = self.mask.device if self.mask is not None else None
+        device = self.view_mask.device if self.view_mask is not None else None
         for scale in (self.view_scale, self.content_scale):
             device = scale.device if isinstance(scale, Tensor) else device
         content = torch.randn(*shape, 1, self.dim, device=device)
         noise = torch.randn(*shape, *self.event_shape, device=device)
         view = self._scale(self.view_scale, noise)[..., None, None]
         z = self._scale(self.content_scale, noise)[..., None, None] * content + view * noise
-        return z if self.mask is None else z * self.mask.unsqueeze(-1)
+        return z if self.view_mask is None else z * self.view_mask.unsqueeze(-1)
 
     # ------------------------------------------------------------------ inside
 
@@ -184,11 +184,11 @@ class GroupNormal(dist.TorchDistribution):
         """Mean over the views that exist [..., D], their number (an int, or [...]), and the mask [..., J, 1] or None."""
         if z.shape[-2:] != self.event_shape:
             raise ShapeError(f"GroupNormal: z has shape {list(z.shape)}, expected [..., {self.num_views}, {self.dim}]")
-        if self.mask is None:
+        if self.view_mask is None:
             return z.mean(-2), self.num_views, None
-        valid = self.mask.unsqueeze(-1)
+        valid = self.view_mask.unsqueeze(-1)
         # A group without any view has density 1 with n = 1 standing in: its own S and zbar are 0, and no division by zero is met.
-        count = self.mask.sum(-1).clamp(min=1).to(z.dtype)
+        count = self.view_mask.sum(-1).clamp(min=1).to(z.dtype)
         return torch.where(valid, z, z.new_zeros(())).sum(-2) / count.unsqueeze(-1), count, valid
 
     def _scale(self, scale: Any, like: Tensor) -> Tensor:

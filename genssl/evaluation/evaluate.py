@@ -54,7 +54,7 @@ def evaluate(run: Any) -> dict[str, Any]:
         progress.set_postfix_str("generation")
         mse = reconstruction_mse(run.method, splits["test"])
         if mse is None:
-            notes["generation.mse"] = "no decoder that maps z to one kind of item, or no test items"
+            notes["generation.mse"] = "no trained decoder that maps z to one kind of item, or no test items"
     figures: dict[str, Any] = {
         "content": content,
         "random_encoder": {"content": random},
@@ -72,8 +72,8 @@ def evaluate(run: Any) -> dict[str, Any]:
 
 
 def reconstruction_mse(method: nn.Module, split: Any) -> float | None:
-    """Mean over items and pixels of (decode(mean of q(z|x)) - x)^2; None where the method has no decoder."""
-    if getattr(method, "decode", None) is None or several_modalities(split) or count(split) == 0:
+    """Mean over items and pixels of (decode(mean of q(z|x)) - x)^2; None where there is no trained decoder."""
+    if not decodes(method) or several_modalities(split) or count(split) == 0:
         return None
     total, numbers = torch.zeros((), dtype=torch.float64), 0
     with measuring(method):
@@ -84,6 +84,12 @@ def reconstruction_mse(method: nn.Module, split: Any) -> float | None:
             total += (decoded.double() - x.to(decoded.device)).square().sum().cpu()
             numbers += x.numel()
     return float(total) / numbers
+
+
+def decodes(method: Any) -> bool:
+    """Whether the method has a decoder that its objective trains; one beside a substitute term was never fitted."""
+    needs = getattr(getattr(method, "objective", None), "needs", None)
+    return getattr(method, "decode", None) is not None and (needs is None or "decoder" in needs)
 
 
 def reconstruct(method: Any, x: Tensor) -> Tensor | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from genssl.errors import GensslError
-from genssl.evaluation.evaluate import reconstruct
+from genssl.evaluation.evaluate import decodes, reconstruct
 from genssl.evaluation.items import batches, count, several_modalities
 from genssl.evaluation.measuring import measuring
 from genssl.report import figures
@@ -40,12 +40,12 @@ class Look:
     stddev: Tensor | None = None  # [N, D]; None: deterministic
     why_not: str = ""  # why there is nothing to look at
     fitted_to: int = 0
-    classes: Any = field(default=None)
+    classes: Any = None
 
 
 @torch.no_grad()
 def look(run: Any) -> Look:
-    """Encode up to 5000 test items and decode some; the run is left as it was. Data that are missing are told, no error."""
+    """Encode up to 5000 test items and decode some; the run is left as it was. Missing data are told, and no error."""
     try:
         data = run.data
     except (GensslError, OSError) as error:
@@ -56,17 +56,17 @@ def look(run: Any) -> Look:
         return Look(why_not="the data have no test items")
     seen = Look(classes=data.classes)
     with measuring(run.method):
-        parts, labels, scales = [], [], []
+        parts: list[Tensor] = []
+        labels: list[Tensor | None] = []
+        scales: list[Tensor | None] = []
         for x, label in batches(data.test, MAP_ITEMS):
             posterior = run.method.encode(x.to(_device(run.method)))
             parts.append(posterior.mean.flatten(1).float().cpu())
             scales.append(_stddev(posterior, parts[-1]))
             labels.append(label)
-        seen.z = torch.cat(parts)
-        seen.label = None if any(y is None or y.dim() != 1 for y in labels) else torch.cat(labels).cpu()
-        if all(scale is not None for scale in scales):
-            seen.stddev = torch.cat(scales)
-        if getattr(run.method, "decode", None) is not None:
+        seen.z, seen.stddev, seen.label = torch.cat(parts), _joined(scales), _joined(labels)
+        seen.label = seen.label if seen.label is not None and seen.label.dim() == 1 else None
+        if decodes(run.method):
             seen.images = torch.cat([x for x, _ in batches(data.test, IMAGES)])
             seen.decoded = reconstruct(run.method, seen.images)
             train = torch.cat([run.represent(x).flatten(1).float().cpu() for x, _ in batches(data.train, FIT_ITEMS)])
@@ -110,7 +110,11 @@ def _curve(metrics: list[dict[str, Any]], name: str, seen: Look) -> Drawing:
     if not lines:
         return Drawing(title, "No value of it was written during the fit.")
     if name == "knn":
-        return Drawing(title, "A cheap figure on part of the data.", figures.curve(lines, {"knn": "kNN"}, "accuracy", True))
+        return Drawing(
+            title,
+            "A cheap figure on part of the data; the table below has the measurement.",
+            figures.curve(lines, {"knn": "kNN"}, "accuracy", True),
+        )
     names = {name: name}
     caption = "Per group, mean over training batches (augmented views)."
     if name == "elbo":
@@ -118,7 +122,9 @@ def _curve(metrics: list[dict[str, Any]], name: str, seen: Look) -> Drawing:
         if any(line.get("objective") != line["elbo"] for line in lines):
             names["objective"] = "weighted (objective)"
         if seen.z is not None and seen.stddev is None:
-            caption += " The guide is deterministic: its entropy is a constant by convention and the ELBO is not defined."
+            caption += (
+                " The guide is deterministic: its entropy is a constant by convention and the ELBO is not defined."
+            )
     return Drawing(title, caption, figures.curve(lines, names, "nats per group"))
 
 
@@ -135,8 +141,8 @@ def _samples(run: Any, seen: Look) -> Drawing:
     if reason or seen.samples is None:
         return Drawing(title, reason or "The training representations are not finite.")
     caption = (
-        f"z drawn from a Gaussian with the mean and covariance of {seen.fitted_to} training representations, then decoded: "
-        "not draws from the model's own prior."
+        f"z drawn from a Gaussian with the mean and covariance of {seen.fitted_to} training representations, then "
+        "decoded: not draws from the model's own prior."
     )
     return Drawing(title, caption, figures.samples(seen.samples))
 
@@ -163,7 +169,9 @@ def _scales(run: Any, seen: Look) -> Drawing:
     if not bool(torch.isfinite(seen.stddev).all()):
         return Drawing(title, "The standard deviations are not finite.")
     scale = getattr(run.method, "view_scale", None)
-    scale = float(scale) if isinstance(scale, (int, float)) or (isinstance(scale, Tensor) and scale.numel() == 1) else None
+    scale = (
+        float(scale) if isinstance(scale, (int, float)) or (isinstance(scale, Tensor) and scale.numel() == 1) else None
+    )
     caption = f"Over {len(seen.stddev)} test items, for each latent dimension."
     if scale is not None:
         caption += " The line is view_scale, the standard deviation of z around the content y."
@@ -175,7 +183,7 @@ def _no_images(seen: Look) -> str:
     if seen.z is None:
         return _sentence(seen.why_not)
     if seen.images is None or seen.decoded is None:
-        return "The method has no decoder."
+        return "The method has no trained decoder."
     if not figures.is_image(seen.images.shape[1:]):
         return f"Items of shape {list(seen.images.shape[1:])} are no images."
     return ""
@@ -192,6 +200,11 @@ def _stddev(posterior: Any, mean: Tensor) -> Tensor | None:
     except (AttributeError, NotImplementedError):
         return None
     return scale if scale.shape == mean.shape and bool((scale > 0).any()) else None
+
+
+def _joined(parts: list[Tensor | None]) -> Tensor | None:
+    known = [part.cpu() for part in parts if part is not None]
+    return torch.cat(known) if len(known) == len(parts) else None
 
 
 def _device(method: Any) -> torch.device:

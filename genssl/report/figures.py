@@ -26,8 +26,8 @@ DPI = 200
 def curve(metrics: Sequence[Mapping[str, Any]], names: Mapping[str, str], unit: str, markers: bool = False) -> Figure:
     """The fields `names` ({field: label}) of metrics.jsonl against the step; lines where a field is null are left out.
 
-    The axis fits what comes after the first 5 % of the steps, since the first steps often dwarf all others; a value that
-    falls outside is told in words.
+    The axis fits what comes after the first 5 % of the steps, since the first steps often dwarf all others; where the
+    curve starts outside, the figure says in words where.
     """
     figure, axes = _panel()
     every: list[float] = []
@@ -96,7 +96,7 @@ def latent_map(z: Tensor, label: Tensor | None = None, classes: Sequence[str] | 
 
 
 def posterior_scales(stddev: Tensor, view_scale: float | None = None, bins: int = 60) -> Figure:
-    """stddev [N, D] > 0: how the standard deviations of q(z|x) are distributed over items, one column a latent dimension.
+    """stddev [N, D] > 0: how the standard deviations of q(z|x) spread over items, one column a latent dimension.
 
     view_scale: the standard deviation of z around y, as a line: a posterior near it carries no style.
     """
@@ -130,7 +130,7 @@ def png(figure: Figure) -> bytes:
 
 
 def plain(text: str) -> str:
-    r"""Text that matplotlib draws as it stands: no $mathematics$, and no leading underscore, which would hide a label."""
+    r"""Text that matplotlib draws as it stands: no $mathematics$, no leading underscore, which would hide a label."""
     text = text.replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
 
@@ -175,9 +175,11 @@ def _rows(images: Tensor, decoded: Tensor, row: int, columns: int) -> tuple[np.n
 def _pictures(x: Tensor) -> np.ndarray:
     """[N, H, W, C] in [0, 1] from [N, C, H, W] or [N, H, W]."""
     if not is_image(x.shape[1:]):
-        raise ShapeError(f"figures: items of shape {list(x.shape[1:])}, expected images [C, H, W] with 1, 3 or 4 channels")
+        raise ShapeError(
+            f"figures: items of shape {list(x.shape[1:])}, expected images [C, H, W] with 1, 3 or 4 channels"
+        )
     x = x[:, None] if x.dim() == 3 else x
-    return x.detach().float().clamp(0, 1).movedim(1, -1).cpu().numpy()
+    return x.detach().float().nan_to_num().clamp(0, 1).movedim(1, -1).cpu().numpy()
 
 
 def _finite(value: Any) -> bool:

@@ -196,17 +196,20 @@ class Geometric:
         def factor(name: str, constant: float) -> Tensor:
             return (given[name] if name in given else style.new_full((len(style),), constant))[:, None]
 
-        # In pixels from the centre of the image after rotation and translation, then of the image itself.
+        # Pixels from the centre of the image after rotation and translation ...
         flip_y, flip_x = factor("vertical_flip", self.vertical_flip), factor("horizontal_flip", self.horizontal_flip)
-        y = _positions(h, height, factor("crop_y", 0.5), factor("crop_height", 1), flip_y)
-        x = _positions(w, width, factor("crop_x", 0.5), factor("crop_width", 1), flip_x)
-        y, x = y - height * factor("translate_y", 0), x - width * factor("translate_x", 0)
+        shift_y, shift_x = factor("translate_y", 0), factor("translate_x", 0)
+        y = _positions(h, height, factor("crop_y", 0.5) - shift_y, factor("crop_height", 1), flip_y)
+        x = _positions(w, width, factor("crop_x", 0.5) - shift_x, factor("crop_width", 1), flip_x)
+        # ... times where a step down and a step right lead in the image itself. A place is then a part from its row plus
+        # a part from its column: as complex numbers x + iy one pass over the grid, several times faster than
+        # `affine_grid`, which could not hold positions inside the crop either.
         cos, sin = factor("rotate", 0).cos(), factor("rotate", 0).sin()
-        # A pixel's place is a part from its row plus a part from its column. Summed as complex numbers this is one pass
-        # over the grid, several times faster than `affine_grid`, which could not hold positions inside the crop either.
-        row = torch.complex(-2 / width * sin * y, 2 / height * cos * y)
-        column = torch.complex(2 / width * cos * x, 2 / height * sin * x)
-        return torch.view_as_real(row[:, :, None] + column[:, None, :])
+        down, right = (
+            torch.complex(-2 / width * sin, 2 / height * cos),
+            torch.complex(2 / width * cos, 2 / height * sin),
+        )
+        return torch.view_as_real((y * down)[:, :, None] + (x * right)[:, None, :])
 
 
 def _positions(count: int, length: int, centre: Tensor, extent: Tensor, flip: Tensor) -> Tensor:
@@ -216,8 +219,8 @@ def _positions(count: int, length: int, centre: Tensor, extent: Tensor, flip: Te
     """
     step = (torch.arange(count, dtype=centre.dtype, device=centre.device) + 0.5) / count - 0.5
     last = (extent * length - 1) / 2  # the middle of the crop's last pixel
-    offset = (step * (extent * length)).minimum(last).maximum(-last)
-    return length * (centre - 0.5) + (1 - 2 * flip) * offset
+    offset = (step * (extent * length)).clamp(-last, last)
+    return torch.addcmul(length * (centre - 0.5), 1 - 2 * flip, offset)
 
 
 def _check_images(x: Tensor) -> None:

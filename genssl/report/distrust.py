@@ -1,0 +1,72 @@
+"""What a reader of a report should distrust: what one run cannot show, and what was seen to be doubtful in this one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from genssl.evaluation.evaluate import decodes
+from genssl.report.drawing import Drawing
+
+
+def distrust(run: Any, evaluation: dict[str, Any] | str, drawings: dict[str, Drawing]) -> list[str]:
+    """One sentence or two for each reason for doubt, the particular ones first."""
+    config = run.config
+    return [*_seen(run, evaluation), *_data(config), *_general(run, evaluation, drawings)]
+
+
+def _seen(run: Any, evaluation: dict[str, Any] | str) -> list[str]:
+    """Doubts that this run gives by itself."""
+    lines = []
+    done, steps = max((line["step"] for line in run.metrics), default=0), run.config.get("steps")
+    if steps and done < steps:
+        lines.append(f"The fit stopped at step {done} of {steps}.")
+    if isinstance(evaluation, dict):
+        content = evaluation.get("content") or {}
+        random = (evaluation.get("random_encoder") or {}).get("content") or {}
+        behind = [name for name, values in content.items() if name in random and values["test"] <= random[name]["test"]]
+        if behind:
+            lines.append(
+                f"No better than the random encoder by {', '.join(behind)}: the fit added nothing that the labels need."
+            )
+    return lines
+
+
+def _data(config: dict[str, Any]) -> list[str]:
+    notes = [(config.get("data_description") or {}).get("notes"), config.get("notes")]
+    lines = [line for note in notes if note for line in (note if isinstance(note, (list, tuple)) else [note])]
+    return [f"Data: {line}" for line in lines]
+
+
+def _general(run: Any, evaluation: dict[str, Any] | str, drawings: dict[str, Drawing]) -> list[str]:
+    """Doubts that every run of this kind shares."""
+    seed = run.config.get("seed")
+    lines = [
+        f"One seed{'' if seed is None else f' ({seed})'}: a difference between two runs smaller than the spread "
+        "over seeds means nothing, and one run does not show that spread.",
+        "The curves are means over training batches of augmented views, not over held-out data.",
+    ]
+    if isinstance(evaluation, dict) and evaluation.get("content"):
+        lines.append(
+            "Best on test is chosen on the test set, over k, penalties, learning rates and epochs: it is above what a "
+            "fair choice gives. The columns beside it are chosen on validation."
+        )
+    if not decodes(run.method):
+        lines.append(
+            "No trained decoder: the reconstruction slot holds a substitute, so the sum of the terms is no bound on "
+            "log p(x) and its level cannot be compared with that of other methods."
+        )
+    elif hasattr(run.method, "content_scale") and run.method.content_scale is None:
+        lines.append(
+            "p(y) is flat, which is improper: the sum of the terms is no bound on a normalised log p(x), and must not "
+            "be compared with that of a model whose p(y) is proper."
+        )
+    else:
+        lines.append("The ELBO is a lower bound: it is loose by what the guide misses, which the curves do not show.")
+    if drawings["samples"].figure is not None:
+        lines.append(
+            "The samples come from a Gaussian fitted to representations, not from the model's prior: they show what "
+            "the decoder makes of plausible z, not how well the model fits the data."
+        )
+    if drawings["map"].figure is not None:
+        lines.append("The map shows two directions of z: classes that overlap in it may be apart in the others.")
+    return lines
