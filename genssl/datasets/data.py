@@ -155,10 +155,9 @@ def draw_splits(split: Split, shares: dict[str, float], seed: int, where: str) -
     if not counts:
         return split, {}
     if sum(counts.values()) >= size:
-        wanted = " and ".join(["training", *counts])
-        raise DataError(
-            f"{where}: {size} items, expected at least {len(counts) + 1} for {wanted}; give more items or own splits"
-        )
+        beside = " and ".join(f"{count} for {name}" for name, count in counts.items())
+        remedy = "give more items, a smaller fraction, or splits of your own"
+        raise DataError(f"{where}: {size} items leave none for training beside {beside}; {remedy}")
     order = permutation(size, seed)
     train, *rest = order.split([size - sum(counts.values()), *counts.values()])
     return take(split, train), {name: take(split, index) for name, index in zip(counts, rest, strict=True)}

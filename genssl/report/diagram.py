@@ -16,6 +16,7 @@ def diagram(method: Any) -> str:
     width, x0 = (400, 0) if content else (290, -110)
     shapes = [
         f'<svg viewBox="0 0 {width} 176" role="img" aria-label="graphical model" fill="none" stroke="currentColor" '
+        f'style="max-width:{width // 17}rem" '
         'stroke-width="1.4"><defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" '
         'markerHeight="8" orient="auto"><path d="M0 0 8 4 0 8z" fill="currentColor" stroke="none"/></marker></defs>',
         f'<rect x="4" y="4" width="{width - 8}" height="168" rx="8" stroke-opacity=".5"/>',

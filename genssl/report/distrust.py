@@ -25,9 +25,7 @@ def _seen(run: Any, evaluation: dict[str, Any] | str) -> list[str]:
         random = (evaluation.get("random_encoder") or {}).get("content") or {}
         behind = [name for name, values in content.items() if name in random and values["test"] <= random[name]["test"]]
         if behind:
-            lines.append(
-                f"No better than the random encoder by {', '.join(behind)}: the fit added nothing that the labels need."
-            )
+            lines.append(f"By {', '.join(behind)} this run is no better than the random encoder.")
     return lines
 
 

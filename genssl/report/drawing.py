@@ -116,15 +116,13 @@ def _curve(metrics: list[dict[str, Any]], name: str, seen: Look) -> Drawing:
             figures.curve(lines, {"knn": "kNN"}, "accuracy", True),
         )
     names = {name: name}
-    caption = "Per group, mean over training batches (augmented views)."
+    caption = ""
     if name == "elbo":
         names = {"elbo": "unweighted (ELBO)"}
         if any(line.get("objective") != line["elbo"] for line in lines):
             names["objective"] = "weighted (objective)"
         if seen.z is not None and seen.stddev is None:
-            caption += (
-                " The guide is deterministic: its entropy is a constant by convention and the ELBO is not defined."
-            )
+            caption = "The guide is deterministic: its entropy is a constant by convention and the ELBO is not defined."
     return Drawing(title, caption, figures.curve(lines, names, "nats per group"))
 
 

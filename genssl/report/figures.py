@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -76,18 +75,25 @@ def latent_map(z: Tensor, label: Tensor | None = None, classes: Sequence[str] | 
     share = values.square() / values.square().sum().clamp(min=1e-300)
     points = (centred @ directions[:2].T).numpy()
     figure, axes = _panel(height=4.4)
+    size = 3 * min(4.0, max(1.0, (5000 / len(points)) ** 0.5))
     found = None if label is None else np.unique(label.cpu().numpy())
     if found is None or len(found) > 20:
         colour = GREY if found is None or label is None else label.cpu().numpy()
-        axes.scatter(*points.T, c=colour, s=3, linewidths=0, alpha=0.6)
+        axes.scatter(*points.T, c=colour, s=size, linewidths=0, alpha=0.6)
     else:
         palette = matplotlib.colormaps["tab10" if len(found) <= 10 else "tab20"]
         for number, value in enumerate(found):
             known = classes is not None and 0 <= value < len(classes)
             name = str(classes[value]) if known and classes is not None else str(value)
             chosen = points[(label == int(value)).cpu().numpy()]  # type: ignore[union-attr]
-            axes.scatter(*chosen.T, color=palette(number), s=3, linewidths=0, alpha=0.6, label=plain(name))
-        rows = {"markerscale": 4, "handletextpad": 0.1, "columnspacing": 0.8, "frameon": False, "fontsize": 8}
+            axes.scatter(*chosen.T, color=palette(number), s=size, linewidths=0, alpha=0.6, label=plain(name))
+        rows = {
+            "markerscale": 4 * (3 / size) ** 0.5,
+            "handletextpad": 0.1,
+            "columnspacing": 0.8,
+            "frameon": False,
+            "fontsize": 8,
+        }
         figure.legend(loc="outside lower center", ncols=4 if len(found) > 4 else len(found), **rows)
     axes.set_aspect("equal", adjustable="datalim")
     axes.set_xlabel(f"first principal component ({share[0]:.0%} of variance)")
@@ -107,13 +113,12 @@ def posterior_scales(stddev: Tensor, view_scale: float | None = None, bins: int 
     edges = np.geomspace(low / 1.2, high * 1.2, bins + 1)
     counts = np.stack([np.histogram(column.numpy(), edges)[0] for column in values.T], 1) / len(values)
     figure, axes = _panel(height=3.2)
-    norm = LogNorm(vmin=1 / len(values), vmax=1.0)
     columns = np.arange(values.shape[1] + 1) + 0.5
-    mesh = axes.pcolormesh(columns, edges, np.ma.masked_equal(counts, 0), cmap="Blues", norm=norm)
+    mesh = axes.pcolormesh(columns, edges, np.ma.masked_equal(counts, 0), cmap="Blues", vmin=0)
     figure.colorbar(mesh, ax=axes, label="share of test items")
     if view_scale is not None:
         axes.axhline(view_scale, color=ORANGE, linewidth=1.2, label=f"view_scale = {view_scale:.3g}")
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0)
     axes.set_yscale("log")
     axes.set_xlabel("latent dimension")
     axes.set_ylabel("standard deviation of q(z|x)")
@@ -140,8 +145,8 @@ def is_image(event_shape: Sequence[int]) -> bool:
     return len(event_shape) == 2 or (len(event_shape) == 3 and event_shape[0] in (1, 3, 4))
 
 
-def _panel(width: float = 4.6, height: float = 2.9) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+def _panel(height: float = 2.9) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(4.6, height), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
@@ -157,12 +162,14 @@ def _montage(rows: Sequence[np.ndarray], names: Sequence[str], columns: int) -> 
         for j, picture in enumerate(row):
             top, left = i * (height + gap), j * (width + gap)
             page[top : top + height, left : left + width] = picture
-    size = 4.6
-    figure, axes = _panel(size, size * page.shape[0] / page.shape[1] + 0.1)
+    margin = 0.1 if any(names) else 0.0  # the share of the width that the names take
+    figure = Figure(figsize=(4.6, 4.6 * (1 - margin) * page.shape[0] / page.shape[1]), facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((margin, 0, 1 - margin, 1))
     axes.imshow(page.squeeze(-1) if channels == 1 else page, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.spines[:].set_visible(False)
     axes.set_xticks([])
-    axes.set_yticks([(i + 0.5) * (height + gap) for i in range(len(rows))], names, fontsize=7)
+    axes.set_yticks([i * (height + gap) + height / 2 for i in range(len(rows))], names, fontsize=7)
     axes.tick_params(length=0)
     return figure
 

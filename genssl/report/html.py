@@ -20,6 +20,9 @@ from genssl.report.drawing import Drawing, draw, look
 
 FACTS = ("seed", "epochs", "steps", "batch_size", "num_views", "lr", "optimizer", "schedule", "precision", "device")
 MACHINE = ("machine", "threads")
+SLOTS = ("reconstruction", "entropy", "prior")
+DURING = (*SLOTS, "elbo", "knn")
+CURVES = "Nats per group, means over training batches of augmented views."
 PROBES = {"knn": "k nearest neighbours", "linear": "linear probe", "mlp": "MLP probe"}
 
 
@@ -44,9 +47,9 @@ def write(runs: Sequence[Any], out: str | Path | None = None) -> Path:
         f"<style>{files(__package__).joinpath('style.css').read_text()}</style></head>",
         f'<body class="{"several" if several else "one"}">',
         _comparison(runs) if several else "",
-        f'<div class="runs">{"".join(f"<article>{section}</article>" for section in sections)}</div>'
-        if several
-        else sections[0],
+        '<div class="runs">',
+        *(f"<article>{section}</article>" for section in sections),
+        "</div>",
         "</body></html>\n",
     ]
     path = Path(runs[0].path) / "report.html" if out is None else Path(out)
@@ -61,15 +64,13 @@ def _section(run: Any) -> str:
         drawings = draw(run, look(run))
     evaluation = _evaluation(run)
     pictures = {name: _picture(run, name, drawing) for name, drawing in drawings.items()}
-    curves = "".join(pictures[name] for name in ("reconstruction", "entropy", "prior", "elbo", "knn"))
-    views = "".join(
-        pictures[name] for name in pictures if name not in ("reconstruction", "entropy", "prior", "elbo", "knn")
-    )
+    curves = "".join(pictures[name] for name in DURING)
+    views = "".join(picture for name, picture in pictures.items() if name not in DURING)
     return (
         _what(run)
-        + f'<h2>The fit</h2><div class="figures">{curves}</div>'
+        + f'<h2>The fit</h2><p class="soft">{CURVES}</p><div class="figures">{curves}</div>'
         + f"<h2>What the representation is worth</h2>{_results(evaluation)}"
-        + f'<h2>What it looks like</h2><div class="figures">{views}</div>'
+        + f'<h2>What it looks like</h2><div class="figures wide">{views}</div>'
         + f"<h2>What to distrust</h2>{_list(distrust(run, evaluation, drawings))}"
     )
 
@@ -80,22 +81,18 @@ def _what(run: Any) -> str:
     sizes = ", ".join(f"{size} {name}" for name, size in (data.get("sizes") or {}).items())
     shape = " x ".join(str(part) for part in data.get("event_shape") or ())
     described = {"data": data.get("name") or config.get("data"), "items": sizes, "shape of one": shape}
-    facts = described | {name: config.get(name) for name in FACTS}
+    facts = described | {name: config.get(name) for name in FACTS} | (config.get("settings") or {})
     rest = {name: config.get(name) for name in MACHINE} | (config.get("versions") or {})
     slots = config.get("slots") or {}
-    rows = "".join(
-        f'<tr><th scope="row">{slot}</th><td class="code">{_text(slots.get(slot))}</td></tr>'
-        for slot in ("reconstruction", "entropy", "prior")
-    )
+    rows = "".join(f'<tr><th scope="row">{slot}</th>{_code(slots.get(slot))}</tr>' for slot in SLOTS)
     source = getattr(type(method), "source", "")
     return (
         f"<h1>{escape(_name(run))}</h1>"
         f"<p>{_text(_doc(method))}</p>"
         + (f'<p class="soft">{_text(source)}</p>' if source else "")
-        + f"<h2>What was fitted</h2>{diagram(method)}"
-        + _table("<th>slot</th><th>term</th>", rows)
-        + f"{_pairs(facts)}{_pairs(config.get('settings') or {})}"
-        + f"<details><summary>Machine and versions</summary>{_pairs(rest)}</details>"
+        + f'<h2>What was fitted</h2><div class="fitted"><div>{diagram(method)}'
+        + f"{_table('<th>slot</th><th>term</th>', rows)}</div><div>{_pairs(facts)}"
+        + f"<details><summary>Machine and versions</summary>{_pairs(rest)}</details></div></div>"
     )
 
 
@@ -137,13 +134,11 @@ def _comparison(runs: Sequence[Any]) -> str:
         evaluation = _evaluation(run)
         content = {} if isinstance(evaluation, str) else evaluation.get("content") or {}
         slots = run.config.get("slots") or {}
-        terms = "".join(
-            f'<td class="code">{_text(slots.get(slot))}</td>' for slot in ("reconstruction", "entropy", "prior")
-        )
-        rows += f'<tr><th scope="row">{escape(_name(run))}</th>{terms}'
-        rows += "".join(_cell(content.get(key), "test") for key in PROBES) + "</tr>"
-    heads = "<th>run</th><th>reconstruction</th><th>entropy</th><th>prior</th>"
-    heads += "".join(f'<th class="number">{name}</th>' for name in PROBES.values())
+        rows += f'<tr><th scope="row">{escape(_name(run))}</th>'
+        rows += "".join(_cell(content.get(key), "test") for key in PROBES)
+        rows += "".join(_code(slots.get(slot)) for slot in SLOTS) + "</tr>"
+    heads = "<th>run</th>" + "".join(f'<th class="number">{name}</th>' for name in PROBES.values())
+    heads += "".join(f"<th>{slot}</th>" for slot in SLOTS)
     return (
         f"<h1>{len(runs)} runs</h1>{_table(heads, rows)}"
         "<p><small>Accuracy on test, settings chosen on validation. Terms of different kinds are on different scales: "
@@ -164,7 +159,8 @@ def _picture(run: Any, name: str, drawing: Drawing) -> str:
     source = base64.b64encode(image).decode()
     return (
         f'<figure>{heading}<img alt="{escape(drawing.title)}" src="data:image/png;base64,{source}">'
-        f"<figcaption>{_text(drawing.caption)}</figcaption></figure>"
+        + (f"<figcaption>{_text(drawing.caption)}</figcaption>" if drawing.caption else "")
+        + "</figure>"
     )
 
 
@@ -207,6 +203,10 @@ def _table(heads: str, rows: str) -> str:
 def _cell(values: Any, name: str) -> str:
     value = values.get(name) if isinstance(values, dict) else None
     return f'<td class="number">{f"{value:.1%}" if isinstance(value, (int, float)) else "-"}</td>'
+
+
+def _code(value: Any) -> str:
+    return f'<td class="code">{_text(value).replace("(", "(<wbr>")}</td>'
 
 
 def _text(value: Any) -> str:

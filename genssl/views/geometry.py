@@ -201,8 +201,8 @@ class Geometric:
         shift_y, shift_x = factor("translate_y", 0), factor("translate_x", 0)
         y = _positions(h, height, factor("crop_y", 0.5) - shift_y, factor("crop_height", 1), flip_y)
         x = _positions(w, width, factor("crop_x", 0.5) - shift_x, factor("crop_width", 1), flip_x)
-        # ... times where a step down and a step right lead in the image itself. A place is then a part from its row plus
-        # a part from its column: as complex numbers x + iy one pass over the grid, several times faster than
+        # ... times where a step down and a step right lead in the image itself. A place is then a part from its row
+        # plus a part from its column: as complex numbers x + iy one pass over the grid, several times faster than
         # `affine_grid`, which could not hold positions inside the crop either.
         cos, sin = factor("rotate", 0).cos(), factor("rotate", 0).sin()
         down, right = (
