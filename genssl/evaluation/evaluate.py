@@ -35,10 +35,14 @@ def evaluate(run: Any) -> dict[str, Any]:
 
     Each view of natural groups counts as an item. Probes are seeded by the run: a second call gives the same figures.
 
-    Raises NonFiniteError where the representations are not finite.
+    Raises NonFiniteError where weights or representations are not finite.
     """
     splits = {name: getattr(run.data, name) for name in SPLITS}
     seed = int(run.config.get("seed") or 0)
+    if name := not_finite(run.method):
+        raise NonFiniteError(
+            f"evaluate: the fitted {name} is not finite; the run has diverged, fit again with a lower lr"
+        )
     notes: dict[str, str] = {}
     content = random = None
     bar = tqdm(total=9, desc="evaluate", file=sys.stderr, leave=False, unit="stage", disable=None)
@@ -84,6 +88,11 @@ def reconstruction_mse(method: nn.Module, split: Any) -> float | None:
             total += (decoded.double() - x.to(decoded.device)).square().sum().cpu()
             numbers += x.numel()
     return float(total) / numbers
+
+
+def not_finite(method: nn.Module) -> str:
+    """The name of a parameter that is not finite, or nothing: distributions refuse what such a network gives, at length."""
+    return next((name for name, value in method.named_parameters() if not bool(torch.isfinite(value).all())), "")
 
 
 def decodes(method: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,19 +24,21 @@ def networks_in(precision: str, method: nn.Module, device: torch.device) -> Iter
     if precision not in PRECISIONS:
         raise SettingsError(f"precision = {precision!r}, expected one of {', '.join(PRECISIONS)}")
     networks = [child for child in method.children() if not isinstance(child, Objective)] if precision == "bf16" else []
-    for network in networks:
-        network.forward = _autocast(network.forward, device.type)
+    entered: list[torch.autocast] = []  # a stack: networks may call each other, and this manager may be nested
+
+    def before(_module: nn.Module, _args: Any) -> None:
+        entered.append(torch.autocast(device.type, dtype=torch.bfloat16))
+        entered[-1].__enter__()
+
+    def after(_module: nn.Module, _args: Any, output: Any) -> Any:
+        entered.pop().__exit__(None, None, None)
+        return output.float() if isinstance(output, Tensor) and output.dtype == torch.bfloat16 else output
+
+    # Hooks rather than a wrapped forward: a deep copy of the method keeps its own weights.
+    handles = [network.register_forward_pre_hook(before) for network in networks]
+    handles += [network.register_forward_hook(after, always_call=True) for network in networks]
     try:
         yield
     finally:
-        for network in networks:
-            del network.forward
-
-
-def _autocast(forward: Callable[..., Any], device_type: str) -> Callable[..., Any]:
-    def run(*args: Any, **kwargs: Any) -> Any:
-        with torch.autocast(device_type, dtype=torch.bfloat16):
-            out = forward(*args, **kwargs)
-        return out.float() if isinstance(out, Tensor) and out.dtype == torch.bfloat16 else out
-
-    return run
+        for handle in handles:
+            handle.remove()

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from genssl.errors import GensslError
-from genssl.evaluation.evaluate import decodes, reconstruct
+from genssl.evaluation.evaluate import decodes, not_finite, reconstruct
 from genssl.evaluation.items import batches, count, several_modalities
 from genssl.evaluation.measuring import measuring
 from genssl.report import figures
@@ -54,6 +54,8 @@ def look(run: Any) -> Look:
         return Look(why_not="the views are of several modalities")
     if count(data.test) == 0:
         return Look(why_not="the data have no test items")
+    if name := not_finite(run.method):
+        return Look(why_not=f"the fitted {name} is not finite: the run has diverged")
     seen = Look(classes=data.classes)
     with measuring(run.method):
         parts: list[Tensor] = []
