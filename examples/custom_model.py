@@ -25,7 +25,7 @@ from torch import nn
 import genssl
 from genssl import datasets
 
-EPOCHS = 150
+EPOCHS = 600
 SEED = 0
 VIEW_SCALE, INK_SCALE, LIKELIHOOD_SCALE = 0.4, 0.3, 0.15
 
