@@ -9,6 +9,9 @@ import pyro
 import pytest
 import torch
 
+# Tensors are tiny here: a second thread gains nothing, and waits at every barrier where the machine has other work.
+torch.set_num_threads(1)
+
 
 @pytest.fixture(autouse=True)
 def clean_slate():

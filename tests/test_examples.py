@@ -1,0 +1,97 @@
+"""Examples and the README's code, run as a user would run them, with tiny settings."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+
+
+def run(arguments, folder, **environment):
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", ["digits.py", "custom_model.py"])
+def test_example_on_embedded_data(name, tmp_path):
+    out = run([EXAMPLES / name, "--epochs", 1, "--limit", 300, "--out", tmp_path / "run"], tmp_path)
+    assert out
+    assert (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize("name", ["mnist.py", "fashion_mnist.py"])
+def test_example_on_real_data(name, tmp_path, data_root):
+    out = run([EXAMPLES / name, "--epochs", 1, "--limit", 300, "--data-root", data_root, "--out", tmp_path / "run"], tmp_path)
+    assert "test accuracy" in out
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_custom_model_goes_through_the_command(tmp_path):
+    method = f"{EXAMPLES / 'custom_model.py'}:InkSimVAE"
+    common = ["--epochs", 1, "--limit", 300, "--out", tmp_path / "run"]
+    out = run(["-m", "genssl", "fit", method, "--data", "digits", *common], tmp_path)
+    assert "test accuracy" in out
+    again = run(["-m", "genssl", "evaluate", tmp_path / "run", "--method", method], tmp_path)
+    assert "knn" in again
+
+
+def test_custom_model_is_trained_whole_by_svi_and_torch_optim():
+    import pyro
+    import torch
+    from pyro.infer import SVI
+
+    sys.path.insert(0, str(EXAMPLES))
+    try:
+        import custom_model
+    finally:
+        sys.path.pop(0)
+    groups = custom_model.natural_groups(limit=300)
+    assert groups.mask is not None
+    for way in ("svi", "torch"):
+        method = custom_model.InkSimVAE.build(groups)
+        before = {name: p.detach().clone() for name, p in method.named_parameters()}
+        module = method.objective(method.model, method.guide)
+        optimiser = torch.optim.Adam(module.parameters(), lr=1e-2)
+        svi = SVI(method.model, method.guide, pyro.optim.Adam({"lr": 1e-2}), loss=method.objective)
+        for _ in range(20):
+            if way == "svi":
+                svi.step(groups)
+            else:
+                optimiser.zero_grad()
+                module(groups).backward()
+                optimiser.step()
+        assert not [name for name, p in method.named_parameters() if torch.equal(p, before[name])]
+
+
+def test_examples_are_short():
+    assert max(len(path.read_text().splitlines()) for path in EXAMPLES.glob("*.py")) < 200
+
+
+@pytest.mark.parametrize("number", range(2))
+def test_readme_python_block(number, tmp_path):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) == 2
+    setup = (
+        "import torch\nimages, labels = torch.rand(200, 1, 8, 8), torch.randint(0, 3, (200,))\n"
+        "import functools, genssl\ngenssl.fit = functools.partial(genssl.fit, settings={'hidden': (8,)})\n"
+        if number == 0
+        else ""
+    )
+    code = blocks[number].replace("epochs=20", "epochs=1").replace("range(100)", "range(3)")
+    run(["-c", setup + code], tmp_path)
