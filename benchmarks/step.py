@@ -17,17 +17,16 @@ import time
 from pathlib import Path
 
 import torch
-from torch import nn
+from genssl.models import SimVAE
 
 import genssl
 from genssl import views
+from genssl.datasets import Items
 from genssl.fit.batches import Batches
 from genssl.fit.optimiser import make_optimiser
 from genssl.fit.precision import networks_in
 from genssl.fit.randomness import seed_noise
 from genssl.fit.step import Stepper
-from genssl.datasets import Items
-from genssl.models import SimVAE
 
 SETTINGS = {
     "mnist": {"shape": (1, 28, 28), "groups": 128, "views": 10, "hidden": (500, 500, 2000), "transform": views.mnist},
@@ -91,7 +90,9 @@ def main() -> None:
     example = genssl.Groups(torch.zeros(2, s["views"], *s["shape"]))
     transform, view_scale, scale = s["transform"](), math.sqrt(0.15), math.sqrt(0.02)
 
-    ours, theirs = (SimVAE.build(example, hidden=s["hidden"], view_scale=view_scale, likelihood_scale=scale) for _ in range(2))
+    ours, theirs = (
+        SimVAE.build(example, hidden=s["hidden"], view_scale=view_scale, likelihood_scale=scale) for _ in range(2)
+    )
     rest = (images, transform, s["groups"], s["views"], args.precision)
     adam = make_optimiser("adam", theirs.parameters(), 1e-3)
     by_hand = hand_written(theirs.encoder, theirs.decoder, adam, *rest, view_scale, scale)
@@ -121,7 +122,9 @@ def main() -> None:
         "torch": torch.__version__,
         **{f"{name} ms": 1e3 * statistics.median(values) for name, values in times.items()},
         "views/s of genssl": s["groups"] * s["views"] / statistics.median(times["genssl"]),
-        "speed against hand-written": statistics.median(b / a for a, b in zip(times["genssl"], times["hand-written"], strict=True)),
+        "speed against hand-written": statistics.median(
+            b / a for a, b in zip(times["genssl"], times["hand-written"], strict=True)
+        ),
     }
     print(json.dumps(result, indent=2))
     if args.json:

@@ -52,7 +52,9 @@ class InkSimVAE(nn.Module):
     def model(self, groups: genssl.Groups) -> None:
         groups_plate, views_plate = groups.plates
         with groups_plate:
-            y = pyro.sample("y", dist.Normal(torch.zeros(len(groups), 1, self.dim, device=groups.device), 1.0).to_event(1))
+            y = pyro.sample(
+                "y", dist.Normal(torch.zeros(len(groups), 1, self.dim, device=groups.device), 1.0).to_event(1)
+            )
             with views_plate, pyro.poutine.mask(mask=valid(groups)):  # views that do not exist count nothing
                 z = pyro.sample("z", dist.Normal(y.expand(-1, groups.num_views, -1), VIEW_SCALE).to_event(1))
                 log_ink = pyro.sample("log_ink", dist.Normal(torch.zeros(z.shape[:2], device=z.device), INK_SCALE))
@@ -93,14 +95,22 @@ class InkSimVAE(nn.Module):
         size = example.x[0, 0].numel()
         encoder = nn.Sequential(nn.Flatten(), nn.Linear(size, hidden), nn.ReLU(), nn.Linear(hidden, 2 * (dim + 1)))
         decoder = nn.Sequential(
-            nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, size), nn.Sigmoid(), nn.Unflatten(-1, example.event_shape)
+            nn.Linear(dim, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, size),
+            nn.Sigmoid(),
+            nn.Unflatten(-1, example.event_shape),
         )
         return cls(encoder, decoder, dim)
 
 
 def valid(groups: genssl.Groups) -> torch.Tensor:
     """[G, J] True where a view exists."""
-    return groups.mask if groups.mask is not None else torch.ones(len(groups), groups.num_views, dtype=torch.bool, device=groups.device)
+    return (
+        groups.mask
+        if groups.mask is not None
+        else torch.ones(len(groups), groups.num_views, dtype=torch.bool, device=groups.device)
+    )
 
 
 def accuracy(run: genssl.Run) -> float:

@@ -11,9 +11,9 @@ from __future__ import annotations
 import argparse
 
 import torch
+from genssl.models import SimVAE
 
 import genssl
-from genssl.models import SimVAE
 
 NUM_VIEWS = 4
 EPOCHS = 200
@@ -35,7 +35,14 @@ def main() -> None:
 
     # Each image gives a group of NUM_VIEWS augmented views; the data set brings its own gentle augmentation.
     run = genssl.fit(
-        SimVAE, "digits", settings=SETTINGS, num_views=NUM_VIEWS, epochs=args.epochs, seed=SEED, limit=args.limit, out=args.out
+        SimVAE,
+        "digits",
+        settings=SETTINGS,
+        num_views=NUM_VIEWS,
+        epochs=args.epochs,
+        seed=SEED,
+        limit=args.limit,
+        out=args.out,
     )
 
     # The three slots of the objective, measured on groups of the test split: [G] nats each.
@@ -49,7 +56,9 @@ def main() -> None:
     with torch.no_grad():
         for views in (1, 2, NUM_VIEWS):
             some = genssl.Groups(groups.x[:, :views])
-            print(f"content from {views} view{'s'[: views > 1]}: standard deviation {run.method.content(some).stddev.mean():.3f}")
+            print(
+                f"content from {views} view{'s'[: views > 1]}: standard deviation {run.method.content(some).stddev.mean():.3f}"
+            )
         next_view = run.method.next_view(run.method.encode(groups.x).mean)
         print(f"new views of the first group: {tuple(run.method.decode(next_view.sample()[:1]).shape)}")
 

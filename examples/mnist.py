@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import argparse
 
-import genssl
 from genssl.models import SimVAE
+
+import genssl
 from genssl.report import write
 
 DATA = "mnist"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
+import shlex
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +14,33 @@ import click
 from genssl._version import __version__
 from genssl.errors import GensslError
 
+# Commands import what they need, so that --help and slips of the keyboard are answered at once.
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+_folder = click.Path(file_okay=False)
+_data_root = click.option(
+    "--data-root", type=_folder, help="Where data sets are; default $GENSSL_DATA, else ~/.cache/genssl."
+)
+_method = click.option("--method", metavar="FILE.py:Class", help="The class, for a run of a method of your own.")
+_data = click.option(
+    "--data", metavar="FILE.py:FUNCTION", help="The data again, for a run on data of a function of your own."
+)
+_device = click.option("--device", default="auto", show_default=True, help="auto | cpu | cuda")
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, invoke_without_command=True
+)
 @click.version_option(__version__, prog_name="genssl")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Probabilistic programming for self-supervised learning."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 @cli.command()
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+@_json
 def methods(as_json: bool) -> None:
     """The methods: what fills each slot of the objective, where it comes from, when it collapses."""
     from genssl.fit.build import gallery
@@ -31,9 +51,8 @@ def methods(as_json: bool) -> None:
         return
     for row in rows:
         click.secho(row["method"], bold=True)
-        for key in ("reconstruction", "entropy", "prior", "source"):
+        for key in ("reconstruction", "entropy", "prior", "source", "collapses"):
             click.echo(f"  {key:<15} {row[key]}")
-        click.echo(f"  {'collapses':<15} {row['collapses']}")
 
 
 def _describe(name: str, cls: Any) -> dict[str, Any]:
@@ -41,14 +60,18 @@ def _describe(name: str, cls: Any) -> dict[str, Any]:
 
     from genssl.groups import Groups
 
-    example = Groups(torch.zeros(2, 2, 1, 8, 8))
-    slots = cls.build(example).objective.slots
-    return {"method": name, **{slot: str(term) for slot, term in slots.items()}, "source": cls.source, "collapses": cls.collapses}
+    slots = cls.build(Groups(torch.zeros(2, 2, 1, 8, 8))).objective.slots
+    return {
+        "method": name,
+        **{slot: str(term) for slot, term in slots.items()},
+        "source": cls.source,
+        "collapses": cls.collapses,
+    }
 
 
 @cli.command()
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
-@click.option("--data-root", type=click.Path(file_okay=False), help="Where data sets are; default $GENSSL_DATA, else ~/.cache/genssl.")
+@_json
+@_data_root
 def data(as_json: bool, data_root: str | None) -> None:
     """The data sets: which are at hand, and how to get the others."""
     from genssl import datasets
@@ -65,25 +88,37 @@ def data(as_json: bool, data_root: str | None) -> None:
 
 @cli.command()
 @click.argument("method")
-@click.option("--data", "data_name", required=True, help="digits | mnist | fashion_mnist | FILE.npz | FOLDER | file.py:function")
-@click.option("--data-root", type=click.Path(file_okay=False), help="Where data sets are; default $GENSSL_DATA, else ~/.cache/genssl.")
+@click.option(
+    "--data", "data_name", required=True, help="A name of `genssl data` | FILE.npz | FOLDER | file.py:function"
+)
+@_data_root
 @click.option("--download", is_flag=True, help="Let torchvision download a missing data set into the data root.")
 @click.option("--no-verify", is_flag=True, help="Do not check files against their MD5.")
 @click.option("--views", "num_views", type=int, help="Views a group, J.")
-@click.option("--epochs", type=int)
-@click.option("--max-seconds", type=float, help="Time budget, turned into steps at the first start; reaching it finishes the run.")
+@click.option("--epochs", type=int, help="Passes over the training groups.")
+@click.option(
+    "--max-seconds", type=float, help="Time budget, turned into steps at the first start; reaching it finishes the run."
+)
 @click.option("--max-steps", type=int, help="Stop this call at that step, with a checkpoint.")
 @click.option("--batch-size", type=int, help="Groups a step.")
-@click.option("--lr", type=float)
-@click.option("--seed", type=int)
-@click.option("--precision", type=click.Choice(["32", "bf16"]))
-@click.option("--device", default="auto", show_default=True, help="auto | cpu | cuda")
+@click.option("--lr", type=float, help="Learning rate.")
+@click.option("--seed", type=int, help="All randomness is a function of it; default 0.")
+@click.option("--precision", type=click.Choice(["32", "bf16"]), help="bf16: around the networks only; default 32.")
+@_device
 @click.option("--limit", type=int, help="Use at most so many items of each split.")
-@click.option("--num-workers", type=int, default=0, show_default=True, help="Reading processes for data that are not in memory.")
+@click.option(
+    "--num-workers", type=int, default=0, show_default=True, help="Reading processes for data that are not in memory."
+)
 @click.option("--reconstruction", metavar="TERM", help="Replace the reconstruction term: Term or Term:key=value,...")
 @click.option("--entropy", metavar="TERM", help="Replace the entropy term.")
 @click.option("--prior", metavar="TERM", help="Replace the prior term.")
-@click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="A setting of the method, e.g. --set dim=16; may be repeated.")
+@click.option(
+    "--set",
+    "pairs",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A setting of the method, e.g. --set dim=16; may be repeated.",
+)
 @click.option("--out", type=click.Path(), help="Run folder; default runs/METHOD-DATA-SEED.")
 @click.option("--resume", is_flag=True, help="Go on with the run in the folder.")
 @click.option("--no-report", is_flag=True, help="Neither evaluate nor write the report at the end.")
@@ -93,101 +128,141 @@ def fit(
 ) -> None:  # fmt: skip
     """Fit METHOD (a name of `genssl methods`, or path/to/file.py:Class), then evaluate it and write the report."""
     from genssl.fit.api import fit as fit_run
+    from genssl.fit.loop import Interrupted
     from genssl.fit.slots import parse_setting
 
-    replace = {"reconstruction": reconstruction, "entropy": entropy, "prior": prior}
-    replace = {slot: text for slot, text in replace.items() if text}
+    given = {"reconstruction": reconstruction, "entropy": entropy, "prior": prior}
+    replace = {slot: text for slot, text in given.items() if text is not None}
     settings = dict(parse_setting(pair) for pair in pairs)
-    if not sys.stderr.isatty():
-        options["progress"] = False
-    run = fit_run(method, data_name, settings=settings or None, verify=not no_verify, replace=replace or None, **options)
+
+    def again(folder: Path) -> str:
+        rest = ["--no-report"] * no_report + ["--num-workers", str(options["num_workers"])] * (
+            options["num_workers"] > 0
+        )
+        return shlex.join(["genssl", "fit", method, "--data", data_name, "--resume", "--out", str(folder), *rest])
+
+    try:
+        run = fit_run(
+            method, data_name, settings=settings or None, verify=not no_verify, replace=replace or None, **options
+        )
+    except Interrupted as stop:
+        click.echo(
+            f"\ngenssl: stopped and saved at step {stop.step} in {stop.folder}; go on with: {again(stop.folder)}",
+            err=True,
+        )
+        raise click.exceptions.Exit(130) from stop
+    last = run.metrics[-1]["step"] if run.metrics else 0
     if not run.finished:
-        click.echo(f"{run.path}: stopped as asked; go on with --resume --out {run.path}")
-        return
-    if no_report:
-        click.echo(f"{run.path}: fitted")
-        return
-    if (run.path / "report.html").exists() and (run.path / "evaluation.json").exists():
-        click.echo(f"{run.path}: finished already")
-        return
-    _finish(run)
+        click.echo(f"{run.path}: step {last} of {run.config['steps']}, saved; go on with: {again(run.path)}")
+    elif no_report or ((run.path / "report.html").exists() and (run.path / "evaluation.json").exists()):
+        click.echo(f"{run.path}: finished, {run.config['steps']} steps")
+    else:
+        _finish(run)
 
 
 def _finish(run: Any) -> None:
     from genssl.report import write
 
-    figures = run.evaluate()
-    page = write([run])
-    click.echo(_summary(figures))
+    try:
+        figures = run.evaluate()
+        page = write([run])
+    except KeyboardInterrupt as stop:
+        click.echo(
+            f"\ngenssl: {run.path} is fitted; go on with: genssl evaluate {run.path}, genssl report {run.path}",
+            err=True,
+        )
+        raise click.exceptions.Exit(130) from stop
+    click.echo(_summary(run, figures))
     click.echo(f"report: {page}")
 
 
-def _summary(figures: dict[str, Any]) -> str:
-    content, random = figures.get("content"), (figures.get("random_encoder") or {}).get("content")
+def _summary(run: Any, figures: dict[str, Any]) -> str:
+    """What was fitted and what it is worth, in a few lines."""
+    lines = [
+        f"{run.config['method']} on {run.config['data_description'].get('name')}: {run.config['steps']} steps, {run.path}"
+    ]
+    if run.metrics:
+        lines.append(
+            "nats a group     "
+            + "   ".join(f"{key} {run.metrics[-1][key]:.1f}" for key in ("reconstruction", "entropy", "prior"))
+        )
+    content, random = figures.get("content"), (figures.get("random_encoder") or {}).get("content") or {}
     if not content:
-        return f"no content accuracy: {figures.get('notes', {}).get('content', 'no labels')}"
-    lines = [f"{'test accuracy':<16}{'fitted':>10}{'random':>10}"]
+        return "\n".join([*lines, f"test accuracy    none: {(figures.get('notes') or {}).get('content', 'no labels')}"])
+    lines.append(f"{'test accuracy':<17}{'fitted':>7}{'random encoder':>17}")
     for probe, values in content.items():
-        lines.append(f"{probe:<16}{values['test']:>10.3f}{random[probe]['test']:>10.3f}" if random else f"{probe:<16}{values['test']:>10.3f}")
+        lines.append(
+            f"  {probe:<15}{values['test']:>7.3f}" + (f"{random[probe]['test']:>17.3f}" if probe in random else "")
+        )
     return "\n".join(lines)
 
 
-_run_options = [
-    click.argument("run", type=click.Path()),
-    click.option("--method", help="path/to/file.py:Class, for a run of a method of your own."),
-    click.option("--device", default="auto", show_default=True, help="auto | cpu | cuda"),
-]
-
-
-def _with_run(command: Any) -> Any:
-    for option in reversed(_run_options):
-        command = option(command)
+def _on_run(command: Callable[..., None]) -> Callable[..., None]:
+    for decorate in (_device, _data, _method, click.argument("run", type=click.Path())):
+        command = decorate(command)
     return command
 
 
 @cli.command()
-@_with_run
-@click.option("--json", "as_json", is_flag=True, help="Print evaluation.json.")
-def evaluate(run: str, method: str | None, device: str, as_json: bool) -> None:
+@_on_run
+@_json
+def evaluate(run: str, method: str | None, data: str | None, device: str, as_json: bool) -> None:
     """Measure the representation of RUN and write RUN/evaluation.json."""
     from genssl.fit.run import load
 
-    figures = load(run, method=method, device=device).evaluate()
-    click.echo(json.dumps(figures, indent=2) if as_json else _summary(figures))
+    loaded = load(run, method=method, data=data, device=device)
+    figures = loaded.evaluate()
+    click.echo(json.dumps(figures, indent=2) if as_json else _summary(loaded, figures))
 
 
 @cli.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path())
-@click.option("--method", help="path/to/file.py:Class, for runs of a method of your own.")
-@click.option("--out", type=click.Path(), help="The HTML file; default RUN/report.html of the first run.")
-def report(runs: tuple[str, ...], method: str | None, out: str | None) -> None:
+@_method
+@_data
+@click.option("--out", type=click.Path(dir_okay=False), help="The HTML file; default RUN/report.html of the first run.")
+def report(runs: tuple[str, ...], method: str | None, data: str | None, out: str | None) -> None:
     """Write one HTML page about RUNS, side by side."""
+    from genssl.fit.folder import read_config
     from genssl.fit.run import load
     from genssl.report import write
 
-    page = write([load(run, method=method) for run in runs], None if out is None else Path(out))
+    def one(folder: str) -> Any:
+        config = read_config(Path(folder))  # what is given goes to the runs that need it, beside others that do not
+        return load(folder, method if "file" in config else None, data if ".py:" in (config["data"] or "") else None)
+
+    page = write([one(folder) for folder in runs], None if out is None else Path(out))
     click.echo(f"report: {page}")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; 0 if it did what was asked, 2 and one line on stderr if not, 130 after Ctrl-C."""
-    try:
-        result = cli.main(args=arguments, prog_name="genssl", standalone_mode=False)
-        return result if isinstance(result, int) else 0
-    except click.exceptions.Exit as leave:
-        return leave.exit_code
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message())
-        return 2
-    except click.ClickException as error:
-        return _fail(error.format_message())
-    except (GensslError, OSError) as error:
-        return _fail(str(error))
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("\ngenssl: stopped; the run is saved, go on with the same command and --resume", err=True)
-        return 130
+    """Run the command; 0 if it did what was asked, 2 and one line on stderr if not, 130 after Ctrl-C.
+
+    Anything but a GensslError or OSError is a fault of the program (or of a user's class) and shows its traceback.
+    """
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning  # type: ignore[assignment]
+        try:
+            result = cli.main(args=arguments, prog_name="genssl", standalone_mode=False)
+            return result if isinstance(result, int) else 0
+        except click.exceptions.Exit as leave:
+            return leave.exit_code
+        except click.UsageError as error:
+            return _fail(f"{error.format_message()} See: {error.ctx.command_path if error.ctx else 'genssl'} --help")
+        except click.ClickException as error:
+            return _fail(error.format_message())
+        except (GensslError, OSError) as error:
+            return _fail(str(error))
+        except (KeyboardInterrupt, click.Abort):
+            click.echo("\ngenssl: stopped", err=True)
+            return 130
 
 
 def _fail(message: str) -> int:
     click.echo(f"genssl: {' '.join(message.split())}", err=True)
     return 2
+
+
+def _show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:
+    """One line, without the place in the program for the library's own warnings."""
+    where = "" if category is UserWarning else f" ({category.__name__}, {filename}:{lineno})"
+    click.echo(f"genssl: warning: {' '.join(str(message).split())}{where}", err=True)

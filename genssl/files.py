@@ -6,7 +6,11 @@ import errno
 import hashlib
 import io
 import json
+import math
+import numbers
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +23,49 @@ class DiskError(GensslError, OSError):
     """A file could not be written; what was there before is untouched."""
 
 
-def write_bytes(path: Path, data: bytes | memoryview) -> None:
+def write_bytes(path: Path, *parts: bytes | memoryview) -> None:
     """Write through a temporary file in the same folder: a reader, or a crash, sees the old file or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        why = "the disk is full" if error.errno == errno.ENOSPC else str(error.strerror)
-        raise DiskError(f"{path}: cannot write ({why}); what was there is untouched; make room or give another --out") from error
+    with _told(path):
+        try:
+            make_folder(path.parent)
+            with open(temporary, "wb") as file:
+                for part in parts:
+                    file.write(part)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def make_folder(path: Path) -> bool:
+    """Make a folder and those above it; False if it was there already."""
+    with _told(path):
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            if path.is_dir():
+                return False
+            raise
+        return True
+
+
+def sweep(folder: Path) -> None:
+    """Remove temporary files that a killed process left."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether a folder holds nothing, temporary files of a killed process aside."""
+    return all(path.match(".*.tmp") for path in folder.iterdir())
 
 
 def write_json(path: Path, value: Any) -> None:
     """Pretty JSON; NaN and infinities become null, which every reader accepts."""
-    write_bytes(path, (json.dumps(_plain(value), indent=2, allow_nan=False) + "\n").encode())
+    write_bytes(path, (json.dumps(plain(value), indent=2, allow_nan=False) + "\n").encode())
 
 
 def read_json(path: Path) -> Any:
@@ -53,23 +82,40 @@ def write_tensors(path: Path, value: Any) -> None:
     """Tensors and plain containers, with their SHA-256 in front: torch's own format does not notice a flipped bit."""
     buffer = io.BytesIO()
     torch.save(value, buffer)
-    data = buffer.getvalue()
-    write_bytes(path, hashlib.sha256(data).digest() + data)
+    data = buffer.getbuffer()
+    write_bytes(path, hashlib.sha256(data).digest(), data)
 
 
 def read_tensors(path: Path) -> Any:
     """What `write_tensors` wrote, on the CPU; CheckpointError if one bit differs."""
-    data = path.read_bytes()
-    if hashlib.sha256(data[32:]).digest() != data[:32]:
-        raise CheckpointError(f"{path}: damaged (its checksum does not match)")
-    return torch.load(io.BytesIO(data[32:]), map_location="cpu", weights_only=True)
+    with open(path, "rb") as file:
+        digest, data = file.read(32), file.read()
+    if hashlib.sha256(data).digest() != digest:
+        raise CheckpointError(f"{path}: damaged (its checksum does not match); restore it")
+    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value as JSON holds it: tuples become lists, numbers that are not finite None, anything else its text."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return value if value == value and abs(value) != float("inf") else None
-    return value if value is None or isinstance(value, (str, int, bool)) else str(value)
+        return [plain(item) for item in value]
+    if value is None or isinstance(value, (str, bool)):
+        return value
+    if isinstance(value, numbers.Integral):  # numpy's too
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value) if math.isfinite(value) else None
+    return str(value)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        why = "the disk is full" if error.errno == errno.ENOSPC else str(error.strerror or error)
+        raise DiskError(
+            f"{path}: cannot write ({why}); what was there is untouched; make room or give another --out"
+        ) from error

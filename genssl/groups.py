@@ -118,11 +118,11 @@ class Groups:
     def plates(self) -> tuple[pyro.plate, pyro.plate]:
         """The plates of the NESTED layout: `groups` at dim -2 and `views` at dim -1.
 
-            groups_plate, views_plate = groups.plates
-            with groups_plate:
-                y = pyro.sample("y", ...)                    # batch [G, 1]
-                with views_plate:
-                    z = pyro.sample("z", ...)                # batch [G, J]
+        groups_plate, views_plate = groups.plates
+        with groups_plate:
+            y = pyro.sample("y", ...)                    # batch [G, 1]
+            with views_plate:
+                z = pyro.sample("z", ...)                # batch [G, J]
         """
         return self._groups_plate(dim=-2), pyro.plate("views", self.num_views, dim=-1)
 
@@ -164,7 +164,9 @@ class Groups:
         """
         key = torch.as_tensor(key)
         if key.dim() != 1 or len(key) != len(x):
-            raise ShapeError(f"Groups.by_key: key has shape {list(key.shape)}, expected [{len(x)}], one key for each row of x")
+            raise ShapeError(
+                f"Groups.by_key: key has shape {list(key.shape)}, expected [{len(x)}], one key for each row of x"
+            )
         if len(x) == 0:
             raise DataError("Groups.by_key: x has no rows")
         _, which, counts = torch.unique(key.cpu(), return_inverse=True, return_counts=True)
@@ -221,7 +223,9 @@ class Groups:
 
     def _check_modalities(self) -> Tensor:
         if not self.x or not all(isinstance(x, Tensor) and x.dim() >= 1 for x in self.x):
-            raise ShapeError("Groups: x must be a tensor [G, J, *event] or a non-empty sequence of tensors [G, *event_j]")
+            raise ShapeError(
+                "Groups: x must be a tensor [G, J, *event] or a non-empty sequence of tensors [G, *event_j]"
+            )
         sizes = [len(x) for x in self.x]
         if len(set(sizes)) != 1:
             raise ShapeError(f"Groups: the modalities have {sizes} groups, expected the same number in each")
@@ -229,12 +233,14 @@ class Groups:
 
     def _check(self) -> None:
         g, j = self.num_groups, self.num_views
-        expected = {"mask": [(g, j)], "index": [(g,)], "label": [(g,), (g, j)]}
+        expected: dict[str, list[tuple[int, ...]]] = {"mask": [(g, j)], "index": [(g,)], "label": [(g,), (g, j)]}
         for name, shapes in expected.items():
             value = getattr(self, name)
             if value is not None and tuple(value.shape) not in shapes:
                 wanted = " or ".join(str(list(shape)) for shape in shapes)
-                raise ShapeError(f"Groups: {name} has shape {list(value.shape)}, expected {wanted} for {g} groups of {j} views")
+                raise ShapeError(
+                    f"Groups: {name} has shape {list(value.shape)}, expected {wanted} for {g} groups of {j} views"
+                )
         if self.style is not None and (self.style.dim() != 3 or tuple(self.style.shape[:2]) != (g, j)):
             raise ShapeError(f"Groups: style has shape {list(self.style.shape)}, expected [{g}, {j}, S]")
         if self.source is not None and len(self.source) != g:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from genssl.errors import SettingsError, SiteError
 from genssl.groups import Groups
 from genssl.sites import run_guide, run_model
-from genssl.terms import SLOTS, LogLikelihood, LogPrior, PosteriorEntropy, Term, Traces
+from genssl.terms import SLOTS, LogLikelihood, LogPrior, PosteriorEntropy, Site, Term, Traces
 
 _names = itertools.count()
 
@@ -80,6 +80,7 @@ class Objective(nn.Module, ELBO):
         if num_particles < 1:
             raise SettingsError(f"Objective: num_particles = {num_particles}, expected at least 1")
         ELBO.__init__(self, num_particles=num_particles)
+        self.num_particles: int = num_particles
         self.reconstruction = LogLikelihood() if reconstruction is None else reconstruction
         self.entropy = PosteriorEntropy(analytic=True) if entropy is None else entropy
         self.prior = LogPrior(analytic=False) if prior is None else prior
@@ -88,7 +89,9 @@ class Objective(nn.Module, ELBO):
             if not isinstance(term, Term):
                 raise SettingsError(f"Objective: {slot} is {term!r}, expected a genssl.terms.Term")
             if slot not in term.slots:
-                raise SettingsError(f"Objective: {type(term).__name__} fills {', '.join(term.slots)}, not the slot {slot}")
+                raise SettingsError(
+                    f"Objective: {type(term).__name__} fills {', '.join(term.slots)}, not the slot {slot}"
+                )
         self._bound: dict[Any, ObjectiveModule] = {}
 
     @property
@@ -157,26 +160,31 @@ class Objective(nn.Module, ELBO):
 
     def _particle(self, model: Callable[..., Any] | None, guide: Callable[..., Any], groups: Groups) -> Terms:
         if not isinstance(groups, Groups):
-            raise SettingsError(f"Objective: model and guide take a genssl.Groups, not {type(groups).__name__}; wrap the data: Groups(x)")
+            raise SettingsError(
+                f"Objective: model and guide take a genssl.Groups, not {type(groups).__name__}; wrap the data: Groups(x)"
+            )
         guide_sites, guide_trace = run_guide(guide, groups)
-        needs, model_sites = self.needs, {}
+        needs = self.needs
+        model_sites: dict[str, Site] = {}
         if "model" in needs:
             if model is None:
                 wanting = ", ".join(type(t).__name__ for t in self._active() if "model" in t.needs)
-                raise SettingsError(f"Objective: model is None, but {wanting} needs a model; give one, or replace the term")
+                raise SettingsError(
+                    f"Objective: model is None, but {wanting} needs a model; give one, or replace the term"
+                )
             model_sites = run_model(model, guide_trace, groups, whole="decoder" in needs)
         traces = Traces(groups, guide_sites, model_sites)
-        values, sites, weighted = {}, {}, 0
+        zero = torch.zeros(groups.num_groups, device=groups.device)
+        values: dict[str, Tensor] = {}
+        sites: dict[str, dict[str, Tensor]] = {slot: {} for slot in SLOTS}
+        weighted = zero
         for slot, combined in self.slots.items():
-            sites[slot] = {}
             for weight, term in combined.parts:
-                found = term(traces)
-                for site, value in found.items():
-                    key = site if site not in sites[slot] else f"{site} ({type(term).__name__})"
-                    sites[slot][key] = value
+                for name, value in term(traces).items():
+                    same = sum(key.split(" #")[0] == name for key in sites[slot])
+                    sites[slot][f"{name} #{same + 1}" if same else name] = value
                     weighted = weighted + weight * value
-            values[slot] = sum(sites[slot].values(), start=torch.zeros(groups.num_groups, device=groups.device))
-        weighted = torch.zeros_like(values["prior"]) + weighted
+            values[slot] = sum(sites[slot].values(), start=zero)
         return Terms(**values, objective=weighted, sites=sites)
 
     def _active(self) -> Iterator[Term]:
@@ -278,7 +286,11 @@ def _owners(*functions: Callable[..., Any] | None) -> list[nn.Module]:
         while inner is not None and not isinstance(inner, nn.Module):
             unwrapped = pyro.poutine.messenger.unwrap(inner)
             if unwrapped is inner:
-                unwrapped = getattr(inner, "__self__", None) or getattr(inner, "__wrapped__", None) or getattr(inner, "func", None)
+                unwrapped = (
+                    getattr(inner, "__self__", None)
+                    or getattr(inner, "__wrapped__", None)
+                    or getattr(inner, "func", None)
+                )
             inner = unwrapped
         if inner is not None and all(inner is not owner for owner in found):
             found.append(inner)

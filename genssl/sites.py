@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -36,13 +37,14 @@ def run_model(model: Callable[..., Any], guide_trace: Trace, groups: Groups, who
     latents = {
         name
         for name, node in guide_trace.nodes.items()
-        if node["type"] == "sample" and not node["is_observed"] and not _is_plate(node) and not node["infer"].get("is_auxiliary")
+        if node["type"] == "sample"
+        and not node["is_observed"]
+        and not _is_plate(node)
+        and not node["infer"].get("is_auxiliary")
     }
-    with poutine.trace() as tracer, poutine.replay(trace=guide_trace), _StopAfter(set() if whole else set(latents)):
-        try:
-            model(groups)
-        except _Stop:
-            pass
+    stop = _StopAfter(set() if whole else set(latents))
+    with poutine.trace() as tracer, poutine.replay(trace=guide_trace), stop, contextlib.suppress(_Stop):
+        model(groups)
     sites = _sites(tracer.trace, groups, where="model")
     for site in sites.values():
         if not site.observed and site.name not in latents:
@@ -64,7 +66,9 @@ def run_model(model: Callable[..., Any], guide_trace: Trace, groups: Groups, who
 
 
 def _sites(trace: Trace, groups: Groups, where: str) -> dict[str, Site]:
-    nodes = {name: n for name, n in trace.nodes.items() if n["type"] == "sample" and not _is_plate(n) and not _is_constant(n)}
+    nodes = {
+        name: n for name, n in trace.nodes.items() if n["type"] == "sample" and not _is_plate(n) and not _is_constant(n)
+    }
     # N is the full size of the plate `groups` wherever it stands, so that sites outside it share it out alike.
     frames = [frame for node in nodes.values() for frame in node["cond_indep_stack"] if frame.name == "groups"]
     total = frames[0].full_size if frames else groups.total
@@ -112,7 +116,9 @@ def _check_layout(sites: dict[str, Site], groups: Groups, where: str) -> None:
             )
     for site in sites.values():
         if any(frame.name == "views" and dim != -1 for dim, frame in site.plates.items()):
-            raise ShapeError(f"{where} site '{site.name}': the plate 'views' must be at dim -1 and 'groups' at dim -2; use groups.plates")
+            raise ShapeError(
+                f"{where} site '{site.name}': the plate 'views' must be at dim -1 and 'groups' at dim -2; use groups.plates"
+            )
 
 
 def _is_plate(node: Any) -> bool:

@@ -7,10 +7,10 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
+from genssl.models.simvae import SimVAE
 from torch import nn
 
 from genssl.groups import Groups
-from genssl.models.simvae import SimVAE
 from genssl.objective import Objective
 from genssl.terms import PosteriorEntropy
 
@@ -26,7 +26,15 @@ class ContentSimVAE(SimVAE):
 
     source = "Bizeul, Schoelkopf, Allen 2024, arXiv:2402.01399, Eq. 3 and 4"
 
-    def __init__(self, encoder: nn.Module, decoder: nn.Module, view_scale: float, likelihood_scale: float, *args: Any, **rest: Any) -> None:
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        view_scale: float,
+        likelihood_scale: float,
+        *args: Any,
+        **rest: Any,
+    ) -> None:
         # -log q(y | z) must be taken at the draw for the identity to hold draw by draw; z's entropy stays analytic.
         rest.setdefault("objective", None)
         if rest["objective"] is None:

@@ -138,7 +138,11 @@ class GenerativeMethod(Method):
     def decode(self, z: Tensor) -> Tensor:
         """E[x | z]: z [..., D] -> [..., *event]."""
         lead = z.shape[:-1]
-        return self.likelihood.mean(self.decoder(z.reshape(-1, z.shape[-1]))).unflatten(0, lead) if lead else self.decode(z[None])[0]
+        return (
+            self.likelihood.mean(self.decoder(z.reshape(-1, z.shape[-1]))).unflatten(0, lead)
+            if lead
+            else self.decode(z[None])[0]
+        )
 
     # ------------------------------------------------------------------ building
 
@@ -161,11 +165,19 @@ class GenerativeMethod(Method):
         """
         shape = example.event_shape
         if not isinstance(example.x, Tensor):
-            raise ShapeError(f"{cls.__name__}.build: data of several modalities have no default networks; construct {cls.__name__} yourself")
-        families = {"gaussian": Gaussian(likelihood_scale, learned_scale), "bernoulli": Bernoulli(), "continuous_bernoulli": ContinuousBernoulli()}
+            raise ShapeError(
+                f"{cls.__name__}.build: data of several modalities have no default networks; construct {cls.__name__} yourself"
+            )
+        families = {
+            "gaussian": Gaussian(likelihood_scale, learned_scale),
+            "bernoulli": Bernoulli(),
+            "continuous_bernoulli": ContinuousBernoulli(),
+        }
         if isinstance(likelihood, str):
             if likelihood not in families:
-                raise SettingsError(f"{cls.__name__}.build: likelihood = {likelihood!r}, expected one of {', '.join(families)}")
+                raise SettingsError(
+                    f"{cls.__name__}.build: likelihood = {likelihood!r}, expected one of {', '.join(families)}"
+                )
             likelihood = families[likelihood]
         widths = tuple(default_hidden(shape) if hidden is None else hidden)
         squash = isinstance(likelihood, Gaussian) and len(shape) == 3

@@ -7,11 +7,11 @@ from typing import Any
 
 import pyro
 import pyro.distributions as dist
+from genssl.models.method import GenerativeMethod, Preset
 from torch import Tensor, nn
 
 from genssl.distributions import Bernoulli, GroupNormal
 from genssl.groups import Groups
-from genssl.models.method import GenerativeMethod, Preset
 from genssl.objective import Objective
 
 
@@ -87,7 +87,9 @@ class SimVAE(GenerativeMethod):
         return GroupNormal(self.view_scale, z.shape[-2], z.shape[-1], self.content_scale).next_view(z)
 
     @classmethod
-    def build(cls, example: Groups, *, view_scale: float = 0.15**0.5, content_scale: float | None = None, **settings: Any) -> SimVAE:
+    def build(
+        cls, example: Groups, *, view_scale: float = 0.15**0.5, content_scale: float | None = None, **settings: Any
+    ) -> SimVAE:
         return super().build(example, view_scale=view_scale, content_scale=content_scale, **settings)
 
     @classmethod

@@ -7,10 +7,10 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
+from genssl.models.method import GenerativeMethod
 from torch import nn
 
 from genssl.groups import Groups
-from genssl.models.method import GenerativeMethod
 from genssl.objective import Objective
 from genssl.terms import LogPrior, PosteriorEntropy
 
@@ -70,7 +70,9 @@ class BetaVAE(VAE):
     source = "Higgins et al. 2017, ICLR, Eq. 4"
     collapses = "large beta: q(z | x) becomes the prior, dimension by dimension"
 
-    def __init__(self, encoder: nn.Module, decoder: nn.Module, likelihood_scale: float = 1.0, *, beta: float = 4.0, **rest: Any) -> None:
+    def __init__(
+        self, encoder: nn.Module, decoder: nn.Module, likelihood_scale: float = 1.0, *, beta: float = 4.0, **rest: Any
+    ) -> None:
         rest.setdefault("objective", Objective(entropy=beta * PosteriorEntropy(), prior=beta * LogPrior()))
         super().__init__(encoder, decoder, likelihood_scale, **rest)
         self.beta = beta

@@ -37,7 +37,9 @@ def test_example_on_embedded_data(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["mnist.py", "fashion_mnist.py"])
 def test_example_on_real_data(name, tmp_path, data_root):
-    out = run([EXAMPLES / name, "--epochs", 1, "--limit", 300, "--data-root", data_root, "--out", tmp_path / "run"], tmp_path)
+    out = run(
+        [EXAMPLES / name, "--epochs", 1, "--limit", 300, "--data-root", data_root, "--out", tmp_path / "run"], tmp_path
+    )
     assert "test accuracy" in out
     assert (tmp_path / "run" / "report.html").exists()
 

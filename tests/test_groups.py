@@ -122,7 +122,10 @@ def test_plates():
         ({"x": torch.rand(3, 0, 3)}, "at least one group"),
         ({"x": torch.rand(3, 2, 3), "mask": torch.ones(3, 3, dtype=torch.bool)}, "mask has shape"),
         ({"x": torch.rand(3, 2, 3), "mask": torch.ones(3, 2)}, "torch.bool"),
-        ({"x": torch.rand(3, 2, 3), "mask": torch.tensor([[True, True], [False, False], [True, True]])}, "group 1 has no view"),
+        (
+            {"x": torch.rand(3, 2, 3), "mask": torch.tensor([[True, True], [False, False], [True, True]])},
+            "group 1 has no view",
+        ),
         ({"x": torch.rand(3, 2, 3), "label": torch.zeros(4)}, "label has shape \\[4\\]"),
         ({"x": torch.rand(3, 2, 3), "index": torch.zeros(2)}, "index has shape"),
         ({"x": torch.rand(3, 2, 3), "style": torch.zeros(3, 2)}, "style has shape"),

@@ -8,6 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from genssl.models import VAE, BetaVAE, ContentSimVAE, SimVAE
 from pyro.infer import SVI, Predictive, Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
 from torch import nn
@@ -15,7 +16,6 @@ from torch import nn
 from genssl import Groups, Objective
 from genssl.distributions import GroupNormal
 from genssl.errors import SettingsError, ShapeError, SiteError
-from genssl.models import VAE, BetaVAE, ContentSimVAE, SimVAE
 from genssl.terms import Constant, LogLikelihood, LogPrior, PosteriorEntropy
 
 SAMPLED = {"entropy": PosteriorEntropy(analytic=False), "prior": LogPrior(analytic=False)}
@@ -139,7 +139,9 @@ class LinearGaussian(nn.Module):
             pyro.sample("z", dist.Normal(self.gain * groups.x, self.log_scale.exp().expand(groups.x.shape)).to_event(2))
 
     def evidence(self, x):
-        covariance = (self.view**2 + self.noise**2) * torch.eye(self.views) + self.content**2 * torch.ones(self.views, self.views)
+        covariance = (self.view**2 + self.noise**2) * torch.eye(self.views) + self.content**2 * torch.ones(
+            self.views, self.views
+        )
         return dist.MultivariateNormal(torch.zeros(self.views), covariance).log_prob(x[..., 0])
 
 
@@ -147,7 +149,9 @@ class LinearGaussian(nn.Module):
 def test_elbo_is_a_bound_with_the_known_gap(views, gap, float64):
     """Factorised q(z_j | x_j) at its best falls short of log p(x) by 0.054 nats (J = 2), 0.50 (J = 10)."""
     model = LinearGaussian(0.15**0.5, 1.0, 0.02**0.5, views)
-    groups = Groups(torch.randn(4000, 1, 1) + 0.15**0.5 * torch.randn(4000, views, 1) + 0.02**0.5 * torch.randn(4000, views, 1))
+    groups = Groups(
+        torch.randn(4000, 1, 1) + 0.15**0.5 * torch.randn(4000, views, 1) + 0.02**0.5 * torch.randn(4000, views, 1)
+    )
     objective = Objective(prior=LogPrior(analytic=True))
     optimiser = torch.optim.Adam(model.parameters(), lr=0.02)
     loss = objective(model.model, model.guide)
@@ -183,7 +187,10 @@ def test_analytic_terms_are_averages_of_sampled_ones(cls, float64):
     method = build(cls, groups, **({} if cls is VAE else {"content_scale": 1.1}))
     with torch.no_grad():
         many = [
-            [Objective(entropy=PosteriorEntropy(a), prior=LogPrior(a)).terms(method.model, method.guide, groups) for _ in range(1500)]
+            [
+                Objective(entropy=PosteriorEntropy(a), prior=LogPrior(a)).terms(method.model, method.guide, groups)
+                for _ in range(1500)
+            ]
             for a in (True, False)
         ]
     for pick in (lambda t: t.entropy + t.prior,):
@@ -212,6 +219,8 @@ def test_weights_count_in_the_objective_alone():
     halves = Objective(entropy=0.5 * PosteriorEntropy() + 0.5 * PosteriorEntropy())
     mixed = halves.terms(method.model, method.guide, groups)
     torch.testing.assert_close(mixed.entropy, 2 * terms.entropy)  # both terms, unweighted
+    thrice = Objective(entropy=PosteriorEntropy() + PosteriorEntropy() + PosteriorEntropy())
+    torch.testing.assert_close(thrice.terms(method.model, method.guide, groups).entropy, 3 * terms.entropy)
     torch.testing.assert_close(mixed.objective - mixed.reconstruction - mixed.prior, terms.entropy)
 
 
@@ -313,7 +322,9 @@ def test_svi_trains_channels_last_weights():
         @classmethod
         def build(cls, example, **settings):
             out = super().build(example, **settings)
-            out.encoder = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 6)).to(memory_format=torch.channels_last)
+            out.encoder = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 6)).to(
+                memory_format=torch.channels_last
+            )
             out.encoder[0].weight = nn.Parameter(torch.randn(4, 1, 3, 3).transpose(2, 3))
             return out
 
@@ -461,7 +472,9 @@ def test_site_errors_name_the_site():
         terms(*_pair(_normal(), lambda g: (_normal()(g), _normal("extra")(g))), groups)
     enumerated = lambda g: pyro.sample("k", dist.Bernoulli(torch.full((6,), 0.5)), infer={"enumerate": "parallel"})  # noqa: E731
     with pytest.raises(SiteError, match="'k'.*TraceEnum_ELBO"):
-        Objective().terms(*_pair(lambda g: (_normal()(g), enumerated(g)), lambda g: (_normal()(g), enumerated(g))), groups)
+        Objective().terms(
+            *_pair(lambda g: (_normal()(g), enumerated(g)), lambda g: (_normal()(g), enumerated(g))), groups
+        )
 
 
 def test_layouts_are_checked():

@@ -91,7 +91,7 @@ def reconstruction_mse(method: nn.Module, split: Any) -> float | None:
 
 
 def not_finite(method: nn.Module) -> str:
-    """The name of a parameter that is not finite, or nothing: distributions refuse what such a network gives, at length."""
+    """The name of a parameter that is not finite, or nothing. Distributions refuse what such a network gives."""
     return next((name for name, value in method.named_parameters() if not bool(torch.isfinite(value).all())), "")
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from genssl.errors import SettingsError
-from genssl.fit.randomness import stream_seed
+from genssl.fit.randomness import generators_kept, seed_noise, stream_seed
 from genssl.groups import Groups
 from genssl.views import make_groups
 
@@ -17,16 +17,24 @@ from genssl.views import make_groups
 class Batches:
     """The batch of every step, as a function of (seed, step): epochs are permutations, the last incomplete batch is dropped.
 
-    split: Items or Stream (views are made), or Groups (natural views, taken as they are).
+    split: Items or Stream (views are made), or Groups (natural views, taken as they are). num_workers reading processes serve a
+    Stream; they change no number.
     """
 
     def __init__(
-        self, split: Any, views: Any, num_views: int, batch_size: int, seed: int, device: torch.device, num_workers: int = 0
+        self,
+        split: Any,
+        views: Any,
+        num_views: int,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        num_workers: int = 0,
     ) -> None:
-        if batch_size < 1 or num_views < 1:
-            raise SettingsError(f"batch_size = {batch_size}, num_views = {num_views}: expected at least 1 each")
         if batch_size > len(split):
-            raise SettingsError(f"batch_size = {batch_size} groups, but there are {len(split)} to train on; give a smaller --batch-size")
+            raise SettingsError(
+                f"batch_size = {batch_size} groups, but there are {len(split)} to train on; give a smaller --batch-size"
+            )
         self.split, self.views, self.num_views, self.batch_size = split, views, num_views, batch_size
         self.seed, self.device, self.num_workers = seed, device, num_workers
         self.steps_per_epoch = len(split) // batch_size
@@ -60,7 +68,30 @@ class Batches:
             return
         seed = stream_seed(self.seed, "items", epoch)
         for offset, (x, label, index) in enumerate(self.split.batches(order, self.num_workers, seed)):
-            generator = torch.Generator(self.device).manual_seed(stream_seed(self.seed, "views", step + offset))
-            groups = make_groups(x, index, label, self.views, self.num_views, generator)
+            groups = _views(x, label, index, self.views, self.num_views, self.seed, step + offset, self.device)
             groups.total = len(self.split)
             yield groups
+
+
+def first_groups(split: Any, size: int, views: Any, num_views: int, seed: int, device: torch.device) -> Groups:
+    """The first `size` groups of a split, with views that are a function of the seed."""
+    if isinstance(split, Groups):
+        return split[:size].to(device)
+    x, label, index = next(iter(split.batches([torch.arange(size)], 0, seed)))
+    with generators_kept():
+        return _views(x, label, index, views, num_views, seed, 0, device)
+
+
+def _views(
+    x: Tensor,
+    label: Tensor | None,
+    index: Tensor,
+    views: Any,
+    num_views: int,
+    seed: int,
+    step: int,
+    device: torch.device,
+) -> Groups:
+    seed_noise(seed, step, device, "views")  # for views of the user that draw from torch's default generator
+    generator = torch.Generator(device).manual_seed(stream_seed(seed, "views", step))
+    return make_groups(x, index, label, views, num_views, generator)

@@ -6,9 +6,11 @@ import difflib
 import hashlib
 import importlib.util
 import inspect
+import re
 import sys
+import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import nn
@@ -17,24 +19,29 @@ import genssl.models
 from genssl.errors import GensslError, SettingsError
 from genssl.fit.randomness import generators_kept, seed_weights, stream_seed
 from genssl.groups import Groups
+from genssl.objective import Objective
 
 
 def gallery() -> dict[str, type[nn.Module]]:
     """The methods of genssl.models by name."""
     abstract = {"Method", "GenerativeMethod"}
     members = {name: getattr(genssl.models, name) for name in genssl.models.__all__ if name not in abstract}
-    return {name: c for name, c in members.items() if inspect.isclass(c) and issubclass(c, genssl.models.Method)}
+    return {name: c for name, c in members.items() if isinstance(c, type) and issubclass(c, genssl.models.Method)}
 
 
 def find_class(name: str) -> type[nn.Module]:
     """A gallery method by name, or a user's class as path/to/file.py:Class (which runs that file)."""
     if ":" in name:
         path, _, attribute = name.rpartition(":")
-        return _from_file(Path(path), attribute)
+        return _from_file(Path(path).expanduser(), attribute)
     known = gallery()
     if name not in known:
         near = difflib.get_close_matches(name, known, 1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}; a class of your own: path/to/file.py:Class"
+        hint = (
+            f"did you mean {near[0]}?"
+            if near
+            else f"known: {', '.join(known)}; a class of your own: path/to/file.py:Class"
+        )
         raise SettingsError(f"there is no method {name!r}; {hint}")
     return known[name]
 
@@ -44,8 +51,8 @@ def _from_file(path: Path, attribute: str) -> type[nn.Module]:
         raise SettingsError(f"{path}: no such file; a method of your own is given as path/to/file.py:Class")
     name = f"genssl_user_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise SettingsError(f"{path}: not a Python file; a method of your own is given as path/to/file.py:Class")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
@@ -53,59 +60,105 @@ def _from_file(path: Path, attribute: str) -> type[nn.Module]:
     except GensslError:
         raise
     except Exception as error:
-        raise SettingsError(f"{path}: importing it failed with {type(error).__name__}: {error}") from error
-    if not hasattr(module, attribute):
-        raise SettingsError(f"{path}: has no class {attribute!r}")
-    return getattr(module, attribute)
+        del sys.modules[name]
+        raise SettingsError(
+            f"{path}: importing it failed with {told(error)}; repair it, python {path} shows where"
+        ) from error
+    cls = getattr(module, attribute, None)
+    if not _is_method(cls):
+        classes = [key for key, value in vars(module).items() if _is_method(value) and value.__module__ == name]
+        raise SettingsError(
+            f"{path}: {attribute!r} is no class of it that is an nn.Module; it has {', '.join(classes) or 'none'}"
+        )
+    return cls
+
+
+def _is_method(value: Any) -> TypeGuard[type[nn.Module]]:
+    return isinstance(value, type) and issubclass(value, nn.Module)
 
 
 def build(cls: Any, example: Groups, seed: int, settings: dict[str, Any]) -> nn.Module:
-    """cls.build(example, **settings), its weights drawn from the seed by module name."""
+    """cls.build(example, **settings), with initial weights that are a function of the seed.
+
+    Where the library's own `build` made the networks, every part draws from its name, so that methods share what they have in
+    common. A `build` of the user may have loaded weights: what it made is left as it is.
+    """
+    name = cls.__name__
     if not hasattr(cls, "build"):
-        raise SettingsError(f"{cls.__name__}: has no build(example, **settings); add it, or pass an instance to genssl.fit")
-    accepted = _settings_of(cls)
-    unknown = [key for key in settings if accepted is not None and key not in accepted]
-    if unknown:
-        assert accepted is not None
-        raise SettingsError(f"{cls.__name__} has no setting {unknown[0]!r}; it has {', '.join(sorted(accepted))}")
+        raise SettingsError(f"{name}: has no build(example, **settings); add it, or pass an instance to genssl.fit")
     with generators_kept():
         torch.manual_seed(stream_seed(seed, "build"))
         try:
             method = cls.build(example, **settings)
-        except TypeError as error:
-            raise SettingsError(f"{cls.__name__}.build: {error}; settings given: {settings or 'none'}") from error
-    for needed in ("guide", "objective", "encode"):
-        if not hasattr(method, needed):
-            raise SettingsError(f"{cls.__name__}: has no {needed}; a method has guide, objective, encode, and model where it has one")
-    seed_weights(method, seed)
+        except GensslError:
+            raise
+        except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+            unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+            if unknown and unknown[1] in settings:
+                raise SettingsError(f"{name} has no setting {unknown[1]!r}; {_hint(cls, unknown[1])}") from error
+            if not settings:
+                raise  # nothing that was given can be the cause: a fault of the class, best told by its traceback
+            raise SettingsError(
+                f"{name}.build failed with {told(error)}; settings given: {settings}, change them"
+            ) from error
+    check_method(method)
+    if getattr(cls.build, "__func__", cls.build).__module__.startswith("genssl.models."):
+        seed_weights(method, seed)
     return method
 
 
-def _settings_of(cls: Any) -> set[str] | None:
-    """Keywords that build accepts, through **rest into __init__ and the classes above; None if that cannot be told."""
-    names: set[str] = set()
-    for function in [*(vars(c).get("build") for c in cls.__mro__), *(vars(c).get("__init__") for c in cls.__mro__ if c is not nn.Module)]:
-        function = getattr(function, "__func__", function)
-        if not inspect.isfunction(function) or function.__module__.startswith("torch."):
-            continue
-        parameters = list(inspect.signature(function).parameters.values())[1:]
-        names |= {p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            if function.__name__ == "__init__":
-                break
-            if function.__name__ == "build" and all(vars(c).get("build") is None for c in cls.__mro__[1:]):
-                return names - {"example"}
-    return names - {"example", "encoder", "decoder"}
+def check_method(method: Any) -> None:
+    """Whether it is a method: an nn.Module with guide, objective, encode."""
+    name = type(method).__name__
+    if not isinstance(method, nn.Module):
+        raise SettingsError(
+            f"{name}: is no method, expected an nn.Module with guide, objective and encode; see examples/custom_model.py"
+        )
+    for needed in ("guide", "objective", "encode"):
+        if getattr(method, needed, None) is None:
+            raise SettingsError(
+                f"{name}: has no {needed}; a method has guide, objective, encode, and model where it has one"
+            )
+    if not isinstance(method.objective, Objective):
+        raise SettingsError(
+            f"{name}: its objective is a {type(method.objective).__name__}, expected a genssl.Objective"
+        )
+
+
+def is_own(cls: type) -> bool:
+    """Whether a class is the user's, not the gallery's."""
+    return gallery().get(cls.__name__) is not cls
 
 
 def describe_class(method: nn.Module | type) -> dict[str, Any]:
     """Name of a method's class and, for a user's own, its file and SHA-256 (told, never executed, when a run is loaded)."""
-    cls = method if inspect.isclass(method) else type(method)
-    if gallery().get(cls.__name__) is cls:
+    cls = method if isinstance(method, type) else type(method)
+    if not is_own(cls):
         return {"method": cls.__name__}
     try:
         path = Path(inspect.getfile(cls)).resolve()
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    except (OSError, TypeError):
+    except (OSError, TypeError):  # made in a notebook or at a prompt
         return {"method": cls.__name__, "file": None, "sha256": None}
     return {"method": cls.__name__, "file": str(path), "sha256": digest}
+
+
+def _hint(cls: type, key: str) -> str:
+    """The settings there are: keywords with a default of build and __init__, of the class and of those it extends."""
+    functions = [
+        vars(c)[name]
+        for c in cls.__mro__
+        if issubclass(c, nn.Module)
+        for name in ("build", "__init__")
+        if name in vars(c)
+    ]
+    functions = [getattr(f, "__func__", f) for f in functions if not getattr(f, "__module__", "").startswith("torch.")]
+    known = {p.name for f in functions for p in inspect.signature(f).parameters.values() if p.default is not p.empty}
+    near = difflib.get_close_matches(key, known, 1)
+    return f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(known)) or 'none'}"
+
+
+def told(error: Exception) -> str:
+    """An exception on one line, with the place that raised it."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {' '.join(str(error).split())} ({Path(frame.filename).name}:{frame.lineno})"

@@ -14,11 +14,13 @@ KEPT = 2
 
 def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
     """Write the state after `step` steps, then drop all but the last two."""
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:09d}.pt"
     write_tensors(path, {"step": step, **state})
-    for old in steps(folder)[:-KEPT]:
-        old.unlink(missing_ok=True)
+    # Those of later steps than this were found damaged when the run went on, or this one would not be written.
+    kept = [old for old in steps(folder) if step_of(old) <= step][-KEPT:]
+    for old in steps(folder):
+        if old not in kept:
+            old.unlink(missing_ok=True)
     return path
 
 
@@ -27,17 +29,24 @@ def load(folder: Path) -> dict[str, Any] | None:
     damaged: list[str] = []
     for path in reversed(steps(folder)):
         try:
-            state = read_tensors(path)
+            return read_tensors(path)
         except Exception as error:  # a torn file can fail anywhere in the reader
             damaged.append(path.name)
-            warnings.warn(f"checkpoint {path} is damaged ({error}); using the one before it", stacklevel=2)
-            continue
-        return state
+            warnings.warn(
+                f"{path}: damaged ({' '.join(str(error).split())}); using the checkpoint before it", stacklevel=2
+            )
     if damaged:
-        raise CheckpointError(f"{folder}: every checkpoint is damaged ({', '.join(damaged)}); start again with another --out")
+        raise CheckpointError(
+            f"{folder}: every checkpoint is damaged ({', '.join(damaged)}); start again with another --out"
+        )
     return None
 
 
 def steps(folder: Path) -> list[Path]:
     """The checkpoint files, oldest first."""
-    return sorted(folder.glob("step-*.pt"))
+    return sorted(path for path in folder.glob("step-*.pt") if path.stem[5:].isdigit())
+
+
+def step_of(path: Path) -> int:
+    """The step that a checkpoint file was written after."""
+    return int(path.stem[5:])

@@ -1,10 +1,14 @@
-"""What a run is: its settings resolved once, at the first start, and written to config.json."""
+"""What a run is: its settings, resolved once at the first start and written to config.json."""
 
 from __future__ import annotations
 
-import os
+import functools
+import math
+import numbers
+import operator
 import platform
-from collections.abc import Mapping
+import warnings
+from collections.abc import Collection, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -12,10 +16,14 @@ from typing import Any
 import torch
 
 from genssl._version import __version__
-from genssl.errors import CheckpointError, SettingsError
-from genssl.files import read_json
+from genssl.errors import SettingsError
+from genssl.files import plain
+from genssl.fit.optimiser import OPTIMISERS, SCHEDULES
+from genssl.fit.precision import PRECISIONS
 
 LIBRARY_DEFAULTS: dict[str, Any] = {"num_views": 2, "batch_size": 128, "lr": 1e-3, "epochs": 50}
+LEAST = {"num_views": 1, "batch_size": 1, "epochs": 0, "seed": 0, "limit": 1, "num_workers": 0, "max_steps": 0}
+KNOWN: dict[str, Collection[str]] = {"precision": PRECISIONS, "optimizer": OPTIMISERS, "schedule": SCHEDULES}
 
 
 def defaults(method: Any, data_name: str) -> dict[str, Any]:
@@ -24,32 +32,93 @@ def defaults(method: Any, data_name: str) -> dict[str, Any]:
     return {**LIBRARY_DEFAULTS, **own.get("", {}), **own.get(data_name, {})}
 
 
+def check(config: Mapping[str, Any]) -> None:
+    """Refuse values that no run can have; what is None or absent is not checked."""
+    given = {key: value for key, value in config.items() if value is not None}
+    for key in LEAST.keys() & given.keys():
+        if not is_whole(given[key]) or not LEAST[key] <= given[key] < 2**62:
+            raise SettingsError(f"{key} = {given[key]!r}, expected a whole number from {LEAST[key]} to 2^62")
+    for key in {"lr", "max_seconds", "clip"} & given.keys():
+        if not isinstance(given[key], numbers.Real) or not 0 < given[key] < math.inf:
+            raise SettingsError(f"{key} = {given[key]!r}, expected a positive number")
+    for key, known in KNOWN.items():
+        if key in given and not callable(given[key]) and given[key] not in known:
+            raise SettingsError(f"{key} = {given[key]!r}, expected {' or '.join(known)}")
+    check_literal(given.get("settings", {}), "settings")
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value counts something: an integer of Python or numpy, no bool."""
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return not isinstance(value, bool)
+
+
+def check_literal(value: Any, where: str) -> None:
+    """Settings are kept in config.json, from which the method is built again: only what JSON gives back will do."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            check_literal(part, f"{where}, {key}")
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            check_literal(part, where)
+    elif not (value is None or isinstance(value, (str, int, float))) or (
+        isinstance(value, float) and not math.isfinite(value)
+    ):
+        raise SettingsError(
+            f"{where} = {value!r}: config.json cannot hold it, expected a finite literal; or pass fit an instance of the method"
+        )
+
+
+def describe_callable(given: Any) -> str | None:
+    """What config.json says of an optimiser, schedule or views: a name, or the transform with its settings."""
+    if given is None or isinstance(given, str):
+        return given
+    text = getattr(given, "__qualname__", None) or repr(given)
+    return type(given).__qualname__ if " at 0x" in text or "\n" in text else text
+
+
 def resolve_device(device: str | torch.device | None) -> torch.device:
     """auto: a GPU where there is one."""
     name = str(device or "auto")
     if name == "auto":
         return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-    try:
-        chosen = torch.device(name)
-    except RuntimeError as error:
-        raise SettingsError(f"device = {name!r}, expected auto, cpu or cuda") from error
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise SettingsError("device = 'cuda', but torch sees no GPU here; use --device cpu, or install a CUDA build of torch")
-    return torch.device("cuda", chosen.index or 0) if chosen.type == "cuda" else chosen
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or not (number or "0").isdigit():
+        raise SettingsError(f"device = {name!r}, expected auto, cpu or cuda")
+    if kind == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise SettingsError(
+            "device = 'cuda', but torch sees no GPU here; use --device cpu, or install a CUDA build of torch"
+        )
+    if int(number or 0) >= torch.cuda.device_count():
+        raise SettingsError(
+            f"device = {name!r}, but there are {torch.cuda.device_count()} GPUs here, numbered from 0; take one of them"
+        )
+    return torch.device("cuda", int(number or 0))
 
 
-def environment() -> dict[str, Any]:
+def environment(device: torch.device) -> dict[str, Any]:
     """Versions, threads and machine: bit-for-bit equality holds where these are the same."""
+    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    return {"versions": _versions(), "threads": torch.get_num_threads(), "machine": machine}
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
     found: dict[str, str] = {"genssl": __version__, "python": platform.python_version()}
     for name in ("torch", "pyro-ppl", "numpy", "scikit-learn"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             found[name] = "?"
-    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
-    return {"versions": found, "threads": torch.get_num_threads(), "machine": machine}
+    return found
 
 
+@functools.cache
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -58,53 +127,31 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def check_resume(config: Mapping[str, Any], asked: Mapping[str, Any], folder: Path) -> None:
-    """A run goes on with its own settings: those asked for explicitly must be the same."""
+def check_same(config: Mapping[str, Any], asked: Mapping[str, Any], folder: Path) -> None:
+    """A run goes on with its own settings: those asked for explicitly (not None) must be the same."""
     for key, value in asked.items():
-        old = config.get(key)
-        if value is None or old is None or key == "device":
+        if value is None:
             continue
-        if key == "settings":
-            changed = [name for name, new in value.items() if str(old.get(name)) != str(new)]
-            if changed:
+        several = isinstance(value, dict)  # settings and replaced terms: those that are given
+        for name, new in value.items() if several else [(key, value)]:
+            old = config[key].get(name) if several else config.get(key)
+            if plain(new) != old:
                 raise SettingsError(
-                    f"{folder}: was started with {changed[0]} = {old.get(changed[0])}, not {value[changed[0]]}; leave it out, or give another --out"
+                    f"{folder}: was started with {name} = {old}, not {plain(new)}; leave it out to go on, or give another --out"
                 )
-        elif str(old) != str(value):
-            raise SettingsError(f"{folder}: was started with {key} = {old}, not {value}; leave it out to go on, or give another --out")
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a run folder."""
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such run folder")
-    config = read_json(folder / "config.json")
-    if not isinstance(config, dict) or "method" not in config:
-        raise CheckpointError(f"{folder / 'config.json'}: is not the config of a run")
-    return config
-
-
-def new_folder(out: str | os.PathLike[str] | None, method: str, data: str, seed: int) -> Path:
-    """The folder of a new run: `out`, which must not hold one yet, or runs/METHOD-DATA-SEED, numbered if taken."""
-    if out is not None:
-        folder = Path(out)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise CheckpointError(f"{folder}: exists and is not empty; give another --out, or --resume to go on with that run")
-        return folder
-    name, number = f"{method}-{_safe(data)}-{seed}", 1
-    folder = Path("runs") / name
-    while folder.exists():
-        number += 1
-        folder = Path("runs") / f"{name}-{number}"
-    return folder
-
-
-def newest_folder(method: str, data: str, seed: int) -> Path | None:
-    """The newest runs/METHOD-DATA-SEED*, for --resume without --out."""
-    name = f"{method}-{_safe(data)}-{seed}"
-    found = [path for path in Path("runs").glob(f"{name}*") if path.name[len(name) :].lstrip("-").isdigit() or path.name == name]
-    return max(found, key=lambda path: path.stat().st_mtime, default=None)
-
-
-def _safe(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "_." else "_" for c in Path(name).name) or "data"
+def tell_changes(config: Mapping[str, Any], device: torch.device, folder: Path) -> None:
+    """Warn where bits may differ from those of a run that was never stopped."""
+    now = environment(device)
+    changed = [
+        f"{key} {old} (now {now['versions'].get(key)})"
+        for key, old in config["versions"].items()
+        if now["versions"].get(key) != old
+    ]
+    if config.get("machine") != now["machine"]:
+        changed.append(f"machine {config.get('machine')} (now {now['machine']})")
+    if config["device"].partition(":")[0] != device.type:
+        changed.append(f"device {config['device']} (now {device})")
+    if changed:
+        warnings.warn(f"{folder}: was started with {', '.join(changed)}: it goes on, but bits may differ", stacklevel=4)

@@ -1,4 +1,4 @@
-"""The guard against numbers that are not finite."""
+"""The guard against numbers that are not finite: what failed, and where."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from genssl.errors import NonFiniteError
 from genssl.groups import Groups
 from genssl.objective import ObjectiveModule
 
+# The guide runs first, then the model: what fails first is named first.
+ORDER = ("entropy", "prior", "reconstruction")
+
 
 def explain(module: ObjectiveModule, groups: Groups, step: int) -> NonFiniteError:
-    """Repeat a failed step and name what failed first: the data, a term and its site, or a parameter's gradient."""
+    """Repeat a failed step and name what failed first: the data, a parameter, a term and its site, or a gradient."""
     where = f"step {step}"
-    for x in groups.x if isinstance(groups.x, tuple) else (groups.x,):
-        if x.is_floating_point() and not bool(torch.isfinite(x).all()):
-            row = _first_row(x)
-            return NonFiniteError(f"{where}: the data of group {int(groups.index[row])} are not finite; clean them or mask the view")
+    found = of_data(groups, where) or of_parameters(module, where)
+    if found is not None:
+        return found
     module.zero_grad(set_to_none=True)
     loss = module(groups)
     assert module.terms is not None
-    for slot, sites in module.terms.sites.items():
-        for site, value in sites.items():
+    for slot in ORDER:
+        for site, value in module.terms.sites[slot].items():
             if not bool(torch.isfinite(value).all()):
                 row = _first_row(value)
                 return NonFiniteError(
@@ -32,16 +34,44 @@ def explain(module: ObjectiveModule, groups: Groups, step: int) -> NonFiniteErro
     for name, parameter in module.named_parameters():
         if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
             return NonFiniteError(
-                f"{where}: the loss is finite, the gradient of {name} is not ({_sizes(module)}); look for a square root or log at 0 in the "
-                "model, or lower the learning rate"
+                f"{where}: the loss is finite, the gradient of {plain_name(name)} is not ({_largest(module)}); look for a square root "
+                "or log at 0 in the model, or lower the learning rate"
             )
-    return NonFiniteError(f"{where}: the loss was not finite, but not when repeated; is something outside (seed, step) random?")
+    return NonFiniteError(
+        f"{where}: the loss was not finite, but is when repeated; is something outside (seed, step) random?"
+    )
+
+
+def of_data(groups: Groups, where: str) -> NonFiniteError | None:
+    """The error for views that are not finite, if there are any."""
+    for x in groups.x if isinstance(groups.x, tuple) else (groups.x,):
+        if x.is_floating_point() and not bool(torch.isfinite(x).all()):
+            group = int(groups.index[_first_row(x)])
+            return NonFiniteError(
+                f"{where}: the views of group {group} are not finite; repair the data or the views, or mask the view"
+            )
+    return None
+
+
+def of_parameters(module: nn.Module, where: str) -> NonFiniteError | None:
+    """The error for a parameter that is not finite, if there is one."""
+    for name, value in module.named_parameters():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            return NonFiniteError(
+                f"{where}: the parameter {plain_name(name)} is not finite; start from weights that are"
+            )
+    return None
 
 
 def _first_row(value: Tensor) -> int:
     return int((~torch.isfinite(value.reshape(len(value), -1)).all(-1)).nonzero()[0])
 
 
-def _sizes(module: nn.Module) -> str:
+def plain_name(name: str) -> str:
+    """owners.0.encoder.1.weight -> encoder.1.weight"""
+    return ".".join(name.split(".")[2:]) if name.startswith("owners.") else name
+
+
+def _largest(module: nn.Module) -> str:
     largest = max((float(p.detach().abs().max()) for p in module.parameters() if p.numel()), default=0.0)
     return f"largest parameter {largest:.3g}"

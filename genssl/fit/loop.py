@@ -12,18 +12,27 @@ from typing import Any
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
+from genssl.errors import CheckpointError, NonFiniteError
 from genssl.fit import checkpoint
-from genssl.fit.batches import Batches
+from genssl.fit.follow import Follow
 from genssl.fit.metrics import Metrics
+from genssl.fit.progress import Progress
 from genssl.fit.step import Stepper
 from genssl.objective import ObjectiveModule
 
 LOG_EVERY = 10
-"""Steps between two lines of metrics."""
+"""Steps between two lines of metrics, and between two looks at the guard."""
 SAVE_EVERY = 20.0
-"""Seconds between two checkpoints."""
+"""Seconds between two checkpoints, which are written where a line of metrics is."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM, after the checkpoint was written to `folder` at `step`."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        super().__init__(f"{folder}: stopped and saved at step {step}; go on with resume=True, out={str(folder)!r}")
+        self.folder, self.step = folder, step
 
 
 def state_of(method: nn.Module, module: ObjectiveModule, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
@@ -34,73 +43,94 @@ def state_of(method: nn.Module, module: ObjectiveModule, optimiser: torch.optim.
     return state
 
 
-def restore(state: dict[str, Any], method: nn.Module, module: ObjectiveModule, optimiser: torch.optim.Optimizer) -> int:
+def restore(
+    state: dict[str, Any], method: nn.Module, module: ObjectiveModule, optimiser: torch.optim.Optimizer, folder: Path
+) -> int:
     """Put a state back; the step it was taken at."""
-    method.load_state_dict(state["method"])
-    optimiser.load_state_dict(state["optimizer"])
-    if "objective" in state:
-        module.objective.load_state_dict(state["objective"])
-    return state.get("step", 0)
+    load_weights(method, state["method"], folder)
+    try:
+        optimiser.load_state_dict(state["optimizer"])
+        if "objective" in state:
+            module.objective.load_state_dict(state["objective"])
+    except (ValueError, KeyError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{folder}: its optimiser state does not fit ({' '.join(str(error).split())}); was the class changed?"
+        ) from error
+    return state["step"]
+
+
+def load_weights(method: nn.Module, weights: dict[str, Any], folder: Path) -> None:
+    """method.load_state_dict, or an error that names the run."""
+    try:
+        method.load_state_dict(weights)
+    except (RuntimeError, AttributeError) as error:
+        message = " ".join(str(error).split())
+        raise CheckpointError(
+            f"{folder}: its weights do not fit {type(method).__name__} ({message:.300}); was the class changed?"
+        ) from error
 
 
 def run_steps(
-    step_fn: Stepper,
-    batches: Batches,
+    stepper: Stepper,
     folder: Path,
     first: int,
     last: int,
     state: Callable[[], dict[str, Any]],
-    epoch_end: Callable[[], dict[str, Any]],
+    follow: Follow,
     callbacks: Sequence[Callable[[dict[str, Any]], None]] = (),
     progress: bool = True,
-) -> int:
-    """Take the steps first..last-1; the number of steps that the run has behind it. KeyboardInterrupt saves first."""
-    metrics, per_epoch = Metrics(folder / "metrics.jsonl", first), batches.steps_per_epoch
-    total, per_step = step_fn.steps, batches.batch_size * batches.num_views
-    saved_at, since, done = time.monotonic(), time.perf_counter(), 0
-    step = first
-    with _interruptible() as interrupted, tqdm(
-        total=total, initial=first, disable=not progress, unit="step", dynamic_ncols=True
-    ) as bar:
+) -> None:
+    """Take the steps first..last-1. Saves at the end, now and then, and before KeyboardInterrupt."""
+    batches, total, saves = stepper.batches, stepper.steps, folder / "checkpoint"
+    metrics, shown = Metrics(folder / "metrics.jsonl", first), Progress(first, total, progress)
+    saved_at, since, since_step = time.monotonic(), time.perf_counter(), first
+
+    def save(step: int) -> None:
+        checkpoint.save(saves, step, state())
+
+    with _interruptible() as interrupted, _kept_is_told(folder):
         try:
-            for step, groups in batches.run(first, last):
-                step_fn(step, groups)
-                terms = step_fn.module.terms
-                assert terms is not None
-                metrics.add(terms)
-                done, step = done + 1, step + 1
-                at_end = step % per_epoch == 0 or step in (total, last)
-                if step % LOG_EVERY == 0 or at_end:
-                    step_fn.check()
-                    speed = done * per_step / (time.perf_counter() - since)
-                    extra = epoch_end() if at_end else {}
-                    line = metrics.write(step, -(-step // per_epoch), speed, **{"knn": None, **extra})
+            for before, groups in batches.run(first, last):
+                stepper(before, groups)
+                step = before + 1
+                shown.step()
+                assert stepper.module.terms is not None
+                metrics.add(stepper.module.terms)
+                epoch, ends = -(-step // batches.steps_per_epoch), step % batches.steps_per_epoch == 0
+                if step % LOG_EVERY == 0 or ends or step == last:
+                    stepper.check()
+                    taken = time.perf_counter() - since
+                    speed = (step - since_step) * batches.batch_size * batches.num_views / taken
+                    knn = follow.knn() if follow.due(epoch, ends, step == total) else None
+                    line = metrics.write(step, epoch, speed, knn=knn)
+                    shown.line(line, last=step == last)
                     for callback in callbacks:
                         callback(line)
-                    _show(bar, step, line)
-                    since, done = time.perf_counter(), 0
-                if step < last and time.monotonic() - saved_at > SAVE_EVERY:
-                    step_fn.check()
-                    checkpoint.save(folder / "checkpoint", step, state())
-                    saved_at = time.monotonic()
+                    stepper.module.train()  # whatever a callback left it in
+                    if step == last or time.monotonic() - saved_at > SAVE_EVERY:
+                        save(step)
+                        saved_at = time.monotonic()
+                    since, since_step = time.perf_counter(), step  # measuring and saving are no part of the speed
                 if interrupted():
-                    step_fn.check()
-                    checkpoint.save(folder / "checkpoint", step, state())
-                    raise KeyboardInterrupt
-            if last > first:
-                checkpoint.save(folder / "checkpoint", step, state())
+                    stepper.check()
+                    save(step)
+                    raise Interrupted(folder, step)
         finally:
-            metrics.close()
-    return step
+            shown.close()
 
 
-def _show(bar: tqdm, step: int, line: dict[str, Any]) -> None:
-    bar.update(step - bar.n)
-    shown = {name[:5]: f"{line[name]:.1f}" for name in ("reconstruction", "entropy", "prior")}
-    shown["views/s"] = f"{line['views_per_second']:.0f}"
-    if line.get("knn") is not None:
-        shown["knn"] = f"{line['knn']:.3f}"
-    bar.set_postfix(shown)
+@contextmanager
+def _kept_is_told(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except NonFiniteError as error:
+        kept = checkpoint.steps(folder / "checkpoint")
+        where = (
+            f"the checkpoint of step {checkpoint.step_of(kept[-1])} is kept in {folder}"
+            if kept
+            else f"no checkpoint yet in {folder}"
+        )
+        raise NonFiniteError(f"{error}; {where}") from error.__cause__
 
 
 @contextmanager
@@ -121,4 +151,4 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
         yield lambda: bool(seen)
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)  # None: it was not set from Python

@@ -1,4 +1,4 @@
-"""metrics.jsonl: one line every few steps, flushed at once, and what the progress bar shows."""
+"""metrics.jsonl: one line every few steps, written at once."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genssl.files import DiskError
+from genssl.files import DiskError, write_bytes
 from genssl.objective import Terms
 
 SLOTS = ("reconstruction", "entropy", "prior", "elbo", "objective")
 
 
 class Metrics:
-    """Means of the slots since the last line, gathered on the device and read in one transfer."""
+    """Means of the slots since the last line, gathered on the device and read in one transfer.
+
+    Lines after `step` are dropped: what a killed run wrote after its last checkpoint is done again.
+    """
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
-        self.lines = read(path)
-        kept = [line for line in self.lines if line["step"] <= step]
-        if kept != self.lines or _torn(path):  # what a killed run wrote after its last checkpoint is done again
-            path.write_text("".join(json.dumps(line) + "\n" for line in kept))
-            self.lines = kept
-        self.file = open(path, "a")  # noqa: SIM115  (open for the whole run)
+        whole = "".join(json.dumps(line) + "\n" for line in read(path) if line["step"] <= step).encode()
+        if path.exists() and path.read_bytes() != whole:
+            write_bytes(path, whole)
         self.sums: Tensor | None = None
         self.count = 0
 
@@ -43,27 +43,23 @@ class Metrics:
         line = {"step": step, "epoch": epoch, **means, "views_per_second": views_per_second, **extra}
         self.sums, self.count = None, 0
         try:
-            self.file.write(json.dumps(line) + "\n")
-            self.file.flush()
+            with open(self.path, "a") as file:
+                file.write(json.dumps(line) + "\n")
         except OSError as error:
-            raise DiskError(f"{self.path}: cannot write ({os.strerror(error.errno or 0)}); make room, then go on with --resume") from error
-        self.lines.append(line)
+            why = os.strerror(error.errno) if error.errno else str(error)
+            raise DiskError(f"{self.path}: cannot write ({why}); make room, then go on with --resume") from error
         return line
-
-    def close(self) -> None:
-        self.file.close()
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a metrics file; a torn last line is left out."""
+    """The whole lines of a metrics file; a torn line, and what follows it, is left out."""
     lines = []
     for text in path.read_text(errors="replace").splitlines() if path.exists() else []:
         try:
-            lines.append(json.loads(text))
+            line = json.loads(text)
         except ValueError:
             break
+        if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+            break
+        lines.append(line)
     return lines
-
-
-def _torn(path: Path) -> bool:
-    return path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,25 +21,49 @@ def networks_in(precision: str, method: nn.Module, device: torch.device) -> Iter
     """Run the children of a method (encoder, decoder, head, ...) under bfloat16 autocast, and give float32 back.
 
     Distributions, log-sum-exp and reductions stay outside: a log density of 784 pixels has no digits left in bfloat16.
+    Contexts may be nested; a deep copy of the method that is made inside is in float32.
     """
     if precision not in PRECISIONS:
         raise SettingsError(f"precision = {precision!r}, expected one of {', '.join(PRECISIONS)}")
-    networks = [child for child in method.children() if not isinstance(child, Objective)] if precision == "bf16" else []
-    entered: list[torch.autocast] = []  # a stack: networks may call each other, and this manager may be nested
-
-    def before(_module: nn.Module, _args: Any) -> None:
-        entered.append(torch.autocast(device.type, dtype=torch.bfloat16))
-        entered[-1].__enter__()
-
-    def after(_module: nn.Module, _args: Any, output: Any) -> Any:
-        entered.pop().__exit__(None, None, None)
-        return output.float() if isinstance(output, Tensor) and output.dtype == torch.bfloat16 else output
-
-    # Hooks rather than a wrapped forward: a deep copy of the method keeps its own weights.
-    handles = [network.register_forward_pre_hook(before) for network in networks]
-    handles += [network.register_forward_hook(after, always_call=True) for network in networks]
+    networks = list(dict.fromkeys(_networks(method))) if precision == "bf16" else []
+    before = [network.__dict__.get("forward") for network in networks]
+    for network in networks:
+        network.forward = _Autocast(network, device.type)
     try:
         yield
     finally:
-        for handle in handles:
-            handle.remove()
+        for network, forward in zip(networks, before, strict=True):
+            del network.forward
+            if forward is not None:
+                network.forward = forward
+
+
+def _networks(module: nn.Module) -> Iterator[nn.Module]:
+    for child in module.children():
+        if isinstance(child, (nn.ModuleList, nn.ModuleDict)):  # several encoders: these are never called themselves
+            yield from _networks(child)
+        elif not isinstance(child, Objective):
+            yield child
+
+
+class _Autocast:
+    """The forward of a network, under autocast."""
+
+    def __init__(self, network: nn.Module, device_type: str) -> None:
+        self.forward, self.device_type = network.forward, device_type
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with torch.autocast(self.device_type, dtype=torch.bfloat16):
+            out = self.forward(*args, **kwargs)
+        return _floats(out)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return copy.deepcopy(self.forward, memo)  # the plain forward, bound to the copied network
+
+
+def _floats(out: Any) -> Any:
+    if isinstance(out, Tensor):
+        return out.float() if out.dtype == torch.bfloat16 else out
+    if isinstance(out, dict):
+        return {key: _floats(value) for key, value in out.items()}
+    return type(out)(_floats(part) for part in out) if type(out) in (tuple, list) else out

@@ -16,9 +16,9 @@ def stream_seed(seed: int, stream: str, step: int = 0) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def seed_noise(seed: int, step: int, device: torch.device) -> None:
-    """Set torch's default generators, from which Pyro's sites draw, for one step."""
-    value = stream_seed(seed, "noise", step)
+def seed_noise(seed: int, step: int, device: torch.device, stream: str = "noise") -> None:
+    """Set torch's default generators, from which Pyro's sites (and many a user's views) draw, for one step."""
+    value = stream_seed(seed, stream, step)
     # torch.manual_seed would seed every GPU of the machine each step.
     torch.default_generator.manual_seed(value)
     if device.type == "cuda":
@@ -26,13 +26,27 @@ def seed_noise(seed: int, step: int, device: torch.device) -> None:
 
 
 def seed_weights(module: nn.Module, seed: int) -> None:
-    """Draw every module's initial weights from its own name, so that methods with a part in common share its start."""
+    """Draw every module's initial weights from its own name, so that methods with a part in common share its start.
+
+    What counts is `reset_parameters`; a part that sets its children's weights in its own has the last word over them.
+    A copy (the EMA target of an encoder) draws from the name of the part that it was copied from, and stays a copy.
+    """
+    parts = [(name, part) for name, part in module.named_modules() if callable(getattr(part, "reset_parameters", None))]
+    first: dict[bytes, str] = {}
+    origin = {name: first.setdefault(_digest(part), name) for name, part in parts}
     with generators_kept():
-        for name, part in module.named_modules():
-            reset = getattr(part, "reset_parameters", None)
-            if callable(reset):
-                torch.manual_seed(stream_seed(seed, f"weights/{name}"))
-                reset()
+        for name, part in reversed(parts):  # children before the parts that hold them
+            torch.manual_seed(stream_seed(seed, f"weights/{origin[name]}"))
+            part.reset_parameters()
+
+
+def _digest(part: nn.Module) -> bytes:
+    """Equal for two modules of one class with the same weights, bit for bit."""
+    digest = hashlib.blake2b(type(part).__name__.encode(), digest_size=16)
+    for name, value in part.state_dict().items():
+        digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.digest()
 
 
 @contextmanager
@@ -46,3 +60,13 @@ def generators_kept() -> Iterator[None]:
         torch.set_rng_state(cpu)
         if cuda is not None:
             torch.cuda.set_rng_state_all(cuda)
+
+
+@contextmanager
+def threads_kept() -> Iterator[None]:
+    """Give the number of threads back as it was: a resumed run takes that of its start."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

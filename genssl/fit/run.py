@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
 import warnings
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,15 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genssl import datasets
-from genssl.errors import DataError, SettingsError
+from genssl.datasets.arrays import as_floats
+from genssl.errors import CheckpointError, DataError, SettingsError
 from genssl.evaluation import evaluate, measuring
 from genssl.fit import checkpoint, metrics
-from genssl.fit.batches import Batches
-from genssl.fit.build import build, describe_class, find_class
-from genssl.fit.config import read_config, resolve_device
+from genssl.fit.batches import first_groups
+from genssl.fit.build import build, check_method, describe_class, find_class, is_own
+from genssl.fit.config import describe_callable, resolve_device
+from genssl.fit.folder import read_config
+from genssl.fit.loop import load_weights
 from genssl.fit.precision import networks_in
 from genssl.fit.randomness import seed_weights, stream_seed
+from genssl.fit.reading import is_code, load_data
 from genssl.fit.slots import apply_slots
 from genssl.groups import Groups
 
@@ -29,10 +34,12 @@ class Run:
 
     path      the run folder            config    what config.json holds
     method    the fitted method         metrics   the lines of metrics.jsonl
-    data      its data set (read again when asked for)
+    data      its data set (read again when asked for; data that were passed to fit must be given: run.data = ...)
     """
 
-    def __init__(self, path: Path, config: dict[str, Any], method: nn.Module, data: Any = None, views: Any = None) -> None:
+    def __init__(
+        self, path: Path, config: dict[str, Any], method: nn.Module, data: Any = None, views: Any = None
+    ) -> None:
         self.path, self.config, self.method = path, config, method
         if data is not None:
             self.data = data
@@ -40,14 +47,20 @@ class Run:
 
     @cached_property
     def data(self) -> Any:
-        if self.config.get("data") is None:
-            raise DataError(f"{self.path}: was fitted on data passed to genssl.fit, which the folder does not hold; set run.data = ...")
-        return load_data(self.config).to(self.device)
+        return load_data(self.config, self.path).to(self.device)
 
     @property
     def views(self) -> Any:
         """The transform that made its views, or None for natural groups."""
-        return self._views if self._views is not None else getattr(self.data, "views", None)
+        if self._views is not None:
+            return self._views
+        own = getattr(self.data, "views", None)
+        if describe_callable(own) != self.config.get("views"):
+            warnings.warn(
+                f"{self.path}: was fitted with views of your own ({self.config.get('views')}), here are the data set's",
+                stacklevel=3,
+            )
+        return own
 
     @property
     def device(self) -> torch.device:
@@ -61,88 +74,121 @@ class Run:
     def finished(self) -> bool:
         """Whether the last step was reached."""
         found = checkpoint.steps(self.path / "checkpoint")
-        return bool(found) and int(found[-1].stem.split("-")[1]) >= self.config["steps"]
+        return bool(found) and checkpoint.step_of(found[-1]) >= self.config["steps"]
 
     def represent(self, x: Tensor, batch_size: int = 4096) -> Tensor:
-        """Means of encode(x): x [N, *event] -> [N, D], on the run's device, in blocks."""
-        with measuring(self.method), networks_in(self.config.get("precision", "32"), self.method, self.device):
-            blocks = [self.method.encode(part.to(self.device)).mean for part in x.split(batch_size)]  # type: ignore[operator]
-        return torch.cat(blocks)
+        """Means of encode(x): x [N, *event] (floats, or uint8 read as v / 255) -> [N, D], on the run's device, in blocks."""
+        return represent(self.method, x, self.config.get("precision", "32"), batch_size)
 
     def groups(self, split: str = "test", n: int | None = None, num_views: int | None = None) -> Groups:
         """The first n groups of a split with views as in the fit (made from a fixed stream of the seed)."""
-        part, size = getattr(self.data, split), None
+        part = getattr(self.data, split, None)
         if part is None:
-            raise DataError(f"{self.path}: the data have no {split} split")
-        size = len(part) if n is None else min(n, len(part))
-        batches = Batches(part, self.views, num_views or self.config["num_views"], size, self.config["seed"], self.device)
-        batches.order = lambda epoch: (torch.arange(size),)  # type: ignore[method-assign]
-        batches.seed = stream_seed(self.config["seed"], f"groups/{split}")
-        return batches.at(0)
+            raise DataError(
+                f"{self.path}: the data have no {split} split; take one of {', '.join(name for name, _ in self.data.splits())}"
+            )
+        size, seed = len(part) if n is None else min(n, len(part)), stream_seed(self.config["seed"], f"groups/{split}")
+        views = None if isinstance(part, Groups) else self.views
+        return first_groups(part, size, views, num_views or self.config["num_views"], seed, self.device)
 
     def random_encoder(self) -> nn.Module:
         """The method with initial weights in place of fitted ones: the baseline that every figure is held against."""
-        method = copy.deepcopy(self.method)
-        seed_weights(method, self.config["seed"])
-        return method
+        if self.config.get("built"):
+            method = build(type(self.method), self._example(), self.config["seed"], self.config["settings"])
+        else:  # an instance brought its own weights: fresh ones in the same parts
+            method = copy.deepcopy(self.method)
+            seed_weights(method, self.config["seed"])
+        return method.to(self.device).train(self.method.training)
 
     def evaluate(self) -> dict[str, Any]:
         """Measure the representation; writes and returns evaluation.json (DESIGN: fractions in [0, 1])."""
         return evaluate(self)
 
+    def _example(self) -> Groups:
+        """Groups like those that the method was built for. The gallery builds from shapes alone; a user's class may look further."""
+        if is_own(type(self.method)) and "data" in self.__dict__:
+            return self.data.example(self.config["num_views"])
+        return example(self.config)
+
     def __repr__(self) -> str:
         return f"Run({self.config['method']} on {self.config['data_description'].get('name', 'data')}, {self.path})"
 
 
-def load_data(config: dict[str, Any]) -> Any:
-    """The data set of a run, as it was when the run started."""
-    data = datasets.load(
-        config["data"], root=config.get("data_root"), verify=config.get("verify", True), seed=config["seed"], limit=config.get("limit")
-    )
-    return data
+def represent(method: nn.Module, x: Tensor, precision: str, batch_size: int = 4096) -> Tensor:
+    """Means of method.encode(x), measured without a trace, in float32."""
+    device = next((p.device for p in method.parameters()), torch.device("cpu"))
+    with measuring(method), networks_in(precision, method, device):
+        blocks = [method.encode(as_floats(part.to(device))).mean for part in x.split(batch_size)]  # type: ignore[operator]
+    return torch.cat(blocks)
 
 
-def load(path: str | Path, method: Any = None, device: str = "auto") -> Run:
+def load(path: str | os.PathLike[str], method: Any = None, data: Any = None, device: str = "auto") -> Run:
     """A run from its folder, with the weights of its last step.
 
     Gallery methods are found by name. A user's own class must be passed (an instance, a class with `build`, or
-    "path/to/file.py:Class"): a folder never makes code run. A file that has changed since is told.
+    "path/to/file.py:Class"), and so must data of a function (`data="file.py:function"`): a folder never makes code run. A file that
+    has changed since is told.
     """
     path = Path(path)
-    config = read_config(path)
+    config, chosen = read_config(path), resolve_device(device)
     state = checkpoint.load(path / "checkpoint")
-    instance = method if isinstance(method, nn.Module) else build_from(config, method, path)
-    if state is not None:
-        instance.load_state_dict(state["method"])
-    return Run(path, config, instance.to(resolve_device(device)))
+    if state is None:
+        raise CheckpointError(f"{path}: has no checkpoint yet; go on with the run first (--resume)")
+    method = _given_or_gallery(config, method, path)
+    check_class(config, method, path)
+    loaded = None if data is None else load_data(config, path, data)
+    instance = method if isinstance(method, nn.Module) else build_from(config, method, path, loaded)
+    load_weights(instance, state["method"], path)
+    return Run(path, config, instance.to(chosen).eval(), None if loaded is None else loaded.to(chosen))
 
 
-def build_from(config: dict[str, Any], method: Any, path: Path) -> nn.Module:
-    """The method of a config, with its initial weights."""
-    if method is None:
-        if config.get("file") or not config.get("built", True):
-            where = f" (it was {config['file']})" if config.get("file") else ""
-            raise SettingsError(f"{path}: was fitted with {config['method']}, a method of your own{where}; pass it: method=, --method file.py:Class")
-        cls = find_class(config["method"])
-    else:
-        cls = find_class(method) if isinstance(method, str) else method
-    now = describe_class(cls)
+def _given_or_gallery(config: dict[str, Any], method: Any, path: Path) -> Any:
+    if method is not None:
+        return find_class(method) if isinstance(method, str) else method
+    if "file" in config or not config.get("built", True):
+        where = f" (it was {config['file']})" if config.get("file") else ""
+        what = (
+            f"{config['method']}, a method of your own{where}"
+            if "file" in config
+            else f"an instance of {config['method']}"
+        )
+        raise SettingsError(f"{path}: was fitted with {what}; pass it: method=, or --method file.py:Class")
+    return find_class(config["method"])
+
+
+def build_from(config: dict[str, Any], cls: Any, path: Path, data: Any = None) -> nn.Module:
+    """The method of a config with its initial weights; a class of the gallery is built from shapes, a user's from data if they are here."""
+    if data is None and is_own(cls) and config["data"] is not None and not is_code(config["data"]):
+        with suppress(DataError):  # they are not here: shapes must do
+            data = load_data(config, path)
+    instance = build(
+        cls, example(config) if data is None else data.example(config["num_views"]), config["seed"], config["settings"]
+    )
+    apply_slots(instance, config["replaced"])
+    return instance
+
+
+def check_class(config: dict[str, Any], method: Any, path: Path) -> None:
+    """Refuse a class that is not the run's, and tell one whose file has changed."""
+    now = describe_class(method)
+    if now["method"] != config["method"] or ("file" in now) != ("file" in config):
+        own = " of your own" if "file" in config else " of the gallery"
+        raise SettingsError(
+            f"{path}: is a run of {config['method']}{own}, not of {now['method']}; pass that, or give another --out"
+        )
     if config.get("sha256") and now.get("sha256") != config["sha256"]:
-        warnings.warn(f"{now.get('file') or cls.__name__}: has changed since this run was fitted", stacklevel=3)
-    method = build(cls, _example(config), config["seed"], config.get("settings", {}))
-    apply_slots(method, config.get("replaced", {}))
-    return method
+        warnings.warn(f"{now['file'] or now['method']}: has changed since this run was started", stacklevel=3)
+    if isinstance(method, nn.Module):
+        check_method(method)
 
 
-def _example(config: dict[str, Any]) -> Groups:
-    """Groups of the shape that the run was fitted on: all that default networks are built from."""
-    try:
-        if config.get("data") is not None:
-            return load_data(config).example(config["num_views"])
-    except DataError:
-        pass  # the data are not here: shapes are enough for the methods of the gallery
+def example(config: dict[str, Any]) -> Groups:
+    """Zeros of the shape that the run was fitted on: all that default networks are built from."""
+    described = config["data_description"]
+    ids = described.get("dtype", "float32").startswith("int")
+    dtype = torch.int64 if ids else torch.get_default_dtype()
+    label = None if config.get("num_classes") is None else torch.tensor([0, config["num_classes"] - 1])
     shape = config["event_shape"]
-    label = torch.tensor([0, max(0, (config.get("num_classes") or 1) - 1)])
     if shape and isinstance(shape[0], list):
-        return Groups([torch.zeros(2, *part) for part in shape], label=label)
-    return Groups(torch.zeros(2, config["num_views"], *shape), label=label)
+        return Groups([torch.zeros(2, *part, dtype=dtype) for part in shape], label=label)
+    return Groups(torch.zeros(2, config["num_views"], *shape, dtype=dtype), label=label)

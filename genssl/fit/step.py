@@ -2,59 +2,93 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Callable
+from typing import Any
 
-from genssl.fit.guard import explain
-from genssl.fit.optimiser import learning_rate
+import torch
+from torch import nn
+
 from genssl.fit.batches import Batches
+from genssl.fit.guard import explain
+from genssl.fit.optimiser import CLEAR_EVERY, clear_vanished, learning_rate
 from genssl.fit.randomness import seed_noise
+from genssl.fit.snapshot import Snapshot
 from genssl.groups import Groups
 from genssl.objective import ObjectiveModule
+
+
+def parts_of(module: ObjectiveModule) -> list[nn.Module]:
+    """The objective's module, and the owners of model and guide whole: also the parts that it does not train."""
+    return [module, *(owner.__dict__["owner"] for owner in module.owners)]
 
 
 class Stepper:
     """Takes steps of a run. The first step that is not finite, and all after it, leave the parameters as they were.
 
-    Its flag lives on the device and is read now and then (`check`), so that no step waits for it.
+    The flag that says so lives on the device and masks the fused optimiser there (its `found_inf`), so that no step waits; `check`
+    reads it now and then. Steps are taken one after the other. An optimiser of the user knows no such flag: there it is read in every step.
     """
 
     def __init__(
-        self, module: ObjectiveModule, optimiser: torch.optim.Optimizer, batches: Batches, config: dict, schedule: object
+        self,
+        module: ObjectiveModule,
+        optimiser: torch.optim.Optimizer,
+        batches: Batches,
+        config: dict[str, Any],
+        schedule: str | Callable[[int, int], float],
     ) -> None:
         self.module, self.optimiser, self.batches = module, optimiser, batches
         self.seed, self.device, self.clip = config["seed"], batches.device, config["clip"]
-        self.lr, self.steps, self.schedule = config["lr"], config["steps"], schedule
-        self.parameters = [p for p in module.parameters() if p.requires_grad]
-        self.fused = all(group.get("fused") for group in optimiser.param_groups)
-        self.first_bad = torch.full((), -1, dtype=torch.long, device=self.device)
+        self.steps, self.schedule = config["steps"], schedule
+        self.parameters = [p for group in optimiser.param_groups for p in group["params"]]
+        ours = isinstance(optimiser, (torch.optim.Adam, torch.optim.AdamW))
+        self.masks = ours and all(group.get("fused") for group in optimiser.param_groups)
+        self.start()
+        # Forward passes and `update` change buffers, queues and EMA copies, which nothing masks: these are put back after a bad step.
+        self.untrained = Snapshot(parts_of(module), leave_out=self.parameters)
+
+    def start(self) -> None:
+        """Forget the steps taken so far: the next one may be any."""
+        self.first: int | None = None
+        self.good = torch.ones((), dtype=torch.bool, device=self.device)  # whether every step since was finite
+        self.count = torch.zeros((), dtype=torch.long, device=self.device)  # how many were, before one was not
 
     def __call__(self, step: int, groups: Groups) -> None:
         for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(self.schedule, self.lr, step, self.steps)  # type: ignore[arg-type]
+            group["lr"] = learning_rate(self.schedule, group["initial_lr"], step, self.steps)
         seed_noise(self.seed, step, self.device)
         self.optimiser.zero_grad(set_to_none=True)
         loss = self.module(groups)
         loss.backward()
-        grads = [p.grad for p in self.parameters if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(grads)
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         if self.clip:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm)
-        self._guard(step, torch.isfinite(loss.detach()) & torch.isfinite(norm))
+        self.first = step if self.first is None else self.first
+        self.good = self.good & torch.isfinite(loss.detach()) & torch.isfinite(norm)
+        self.count += self.good
+        if self.masks:
+            self.optimiser.found_inf = (~self.good).float()  # type: ignore[attr-defined]
+        else:
+            self._raise_if_bad()
         self.optimiser.step()
+        if step % CLEAR_EVERY == 0 and self.device.type == "cpu":
+            clear_vanished(self.optimiser)
         self.module.update()
 
-    def _guard(self, step: int, finite: Tensor) -> None:
-        self.first_bad = torch.where(finite | (self.first_bad >= 0), self.first_bad, step)
-        if self.device.type == "cpu" or not self.fused:
-            self.check()  # costs nothing on a CPU; optimisers of the user know no flag
-        else:
-            self.optimiser.found_inf = (self.first_bad >= 0).float()  # type: ignore[attr-defined]
-
     def check(self) -> None:
-        """Raise NonFiniteError if a step was not finite, naming what failed."""
-        step = int(self.first_bad)
-        if step >= 0:
-            groups = self.batches.at(step)
-            seed_noise(self.seed, step, self.device)
+        """Raise NonFiniteError if a step was not finite, naming what failed; waits for the device."""
+        self._raise_if_bad()
+        self.untrained.take()
+
+    def _raise_if_bad(self) -> None:
+        if bool(self.good) or self.first is None:
+            return
+        step = self.first + int(self.count)
+        self.untrained.restore()
+        groups = self.batches.at(step)
+        seed_noise(self.seed, step, self.device)
+        try:
             raise explain(self.module, groups, step)
+        finally:
+            self.optimiser.zero_grad(set_to_none=True)
+            self.untrained.restore()

@@ -41,7 +41,7 @@ def _general(run: Any, evaluation: dict[str, Any] | str, drawings: dict[str, Dra
     lines = [
         f"One seed{'' if seed is None else f' ({seed})'}: a difference between two runs smaller than the spread "
         "over seeds means nothing, and one run does not show that spread.",
-        "The curves are means over training batches of augmented views, not over held-out data.",
+        "The curves are means over training batches (their views, not the clean items), not over held-out data.",
     ]
     if isinstance(evaluation, dict) and evaluation.get("content"):
         lines.append(

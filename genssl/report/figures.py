@@ -14,6 +14,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from torch import Tensor
 
 from genssl.errors import ShapeError
@@ -70,7 +71,8 @@ def latent_map(z: Tensor, label: Tensor | None = None, classes: Sequence[str] | 
     """z [N, D], D >= 2, on its two principal components, coloured by label [N]; axes tell the explained variance."""
     if z.dim() != 2 or z.shape[1] < 2:
         raise ShapeError(f"latent_map: z has shape {list(z.shape)}, expected [N, D] with D >= 2")
-    centred = (z - z.mean(0)).double().cpu()
+    centred = z.double().cpu()
+    centred = centred - centred.mean(0)
     _, values, directions = torch.linalg.svd(centred, full_matrices=False)
     share = values.square() / values.square().sum().clamp(min=1e-300)
     points = (centred @ directions[:2].T).numpy()
@@ -120,6 +122,9 @@ def posterior_scales(stddev: Tensor, view_scale: float | None = None, bins: int 
         axes.axhline(view_scale, color=ORANGE, linewidth=1.2, label=f"view_scale = {view_scale:.3g}")
         axes.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0)
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")  # 0.2 in place of 2 x 10^-1
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("latent dimension")
     axes.set_ylabel("standard deviation of q(z|x)")
     axes.xaxis.get_major_locator().set_params(integer=True)

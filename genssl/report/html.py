@@ -22,7 +22,7 @@ FACTS = ("seed", "epochs", "steps", "batch_size", "num_views", "lr", "optimizer"
 MACHINE = ("machine", "threads")
 SLOTS = ("reconstruction", "entropy", "prior")
 DURING = (*SLOTS, "elbo", "knn")
-CURVES = "Nats per group, means over training batches of augmented views."
+CURVES = "Nats per group, means over training batches."
 PROBES = {"knn": "k nearest neighbours", "linear": "linear probe", "mlp": "MLP probe"}
 
 

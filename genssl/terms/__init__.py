@@ -4,4 +4,14 @@ from genssl.terms.base import SLOTS, Combination, Term
 from genssl.terms.elbo import Constant, LogLikelihood, LogPrior, PosteriorEntropy
 from genssl.terms.traces import Site, Traces
 
-__all__ = ["SLOTS", "Combination", "Constant", "LogLikelihood", "LogPrior", "PosteriorEntropy", "Site", "Term", "Traces"]
+__all__ = [
+    "SLOTS",
+    "Combination",
+    "Constant",
+    "LogLikelihood",
+    "LogPrior",
+    "PosteriorEntropy",
+    "Site",
+    "Term",
+    "Traces",
+]

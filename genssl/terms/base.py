@@ -73,7 +73,9 @@ class Combination(Term):
         self.slots = tuple(slot for slot in SLOTS if all(slot in each for each in slots))  # type: ignore[misc]
         if not self.slots:
             names = " + ".join(f"{type(term).__name__} ({', '.join(term.slots)})" for _, term in parts)
-            raise SettingsError(f"terms of different slots cannot be added: {names}; give each to its own slot of the objective")
+            raise SettingsError(
+                f"terms of different slots cannot be added: {names}; give each to its own slot of the objective"
+            )
         self.needs = frozenset().union(*(term.needs for _, term in parts))
 
     @property

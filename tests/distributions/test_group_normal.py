@@ -148,7 +148,9 @@ def test_shapes_batch_expand_and_sample_dimensions():
     assert masked.expand([4, 7]).sample((5,)).shape == (5, 4, 7, 3, 2)
     learned = GroupNormal(torch.tensor([0.5, 0.6]), 3, 2, content_scale=torch.tensor(1.0))
     assert learned.batch_shape == (2,)
-    torch.testing.assert_close(learned.expand([4, 2]).log_prob(torch.zeros(3, 2)), learned.log_prob(torch.zeros(3, 2)).expand(4, 2))
+    torch.testing.assert_close(
+        learned.expand([4, 2]).log_prob(torch.zeros(3, 2)), learned.log_prob(torch.zeros(3, 2)).expand(4, 2)
+    )
 
 
 def test_padding_is_integrated_out():
@@ -157,7 +159,9 @@ def test_padding_is_integrated_out():
     filled = z.detach().clone()
     filled[0, 2] = float("nan")
     prior = GroupNormal(0.5, 3, 2, content_scale=1.0, mask=mask, validate_args=False)
-    torch.testing.assert_close(prior.log_prob(filled), GroupNormal(0.5, 2, 2, content_scale=1.0).log_prob(z.detach()[:, :2]))
+    torch.testing.assert_close(
+        prior.log_prob(filled), GroupNormal(0.5, 2, 2, content_scale=1.0).log_prob(z.detach()[:, :2])
+    )
     prior.log_prob(z).sum().backward()
     assert z.grad[0, 2].abs().max() == 0
     assert z.grad[0, :2].abs().min() > 0

@@ -7,7 +7,7 @@ import json
 
 import pytest
 import torch
-from fake_runs import Blind, fake_run, images, make_data
+from fake_runs import Blind, Point, fake_run, images, make_data
 
 from genssl.errors import NonFiniteError
 from genssl.evaluation import evaluate, knn
@@ -46,6 +46,22 @@ def test_what_is_measured(tmp_path):
         mse = (run.method.decode(run.method.encode(test).mean) - test).square().mean()
     assert figures["content"]["knn"] == knn(*parts)
     assert figures["generation"]["mse"] == pytest.approx(float(mse), rel=1e-6)
+
+
+def test_the_random_encoder_is_measured_by_itself(tmp_path, quick):
+    run = fake_run(tmp_path)
+    before = evaluate(run)
+    run.random_encoder = lambda: Blank(run.method.event)
+    figures = evaluate(run)
+    assert figures["content"] == before["content"]
+    assert figures["random_encoder"]["content"]["linear"]["test"] < 0.5 < figures["content"]["linear"]["test"]
+
+
+class Blank(Blind):
+    """An encoder that sees nothing."""
+
+    def encode(self, x):
+        return Point(torch.zeros(len(x), 3))
 
 
 def test_leaves_the_run_bit_identical(tmp_path, quick):

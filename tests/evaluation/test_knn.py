@@ -36,9 +36,9 @@ def test_agrees_with_scikit_learn(seed, k, classes, spread):
 
 
 def test_agrees_where_float32_products_would_not():
-    """Far from the origin, and close together: a float32 |a|^2 - 2ab + |b|^2 has no correct digit left."""
+    """Two far ends, and close together within each: a float32 |a|^2 - 2ab + |b|^2 has no correct digit left."""
     train_z, train_y, _, _, z, y = made(3)
-    train_z, z = train_z * 1e-2 + 1000, z * 1e-2 + 1000
+    train_z, z = (part * 1e-2 + 1000 * (torch.arange(len(part)) % 2 * 2 - 1)[:, None] for part in (train_z, z))
     assert knn_accuracy(train_z, train_y, z, y, 5) == pytest.approx(sklearn_accuracy(5, train_z, train_y, z, y))
 
 

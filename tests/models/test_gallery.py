@@ -6,15 +6,15 @@ import inspect
 import io
 from pathlib import Path
 
+import genssl.models
 import pyro
 import pytest
 import torch
+from genssl.models import VAE, ContentSimVAE, GenerativeMethod, Method, SimVAE
 
-import genssl.models
 from genssl import Groups
 from genssl.distributions import Bernoulli
 from genssl.errors import SettingsError, ShapeError
-from genssl.models import VAE, ContentSimVAE, GenerativeMethod, Method, SimVAE
 
 METHODS = [
     cls
@@ -27,7 +27,11 @@ METHODS = [
 def groups(request):
     views = 1 if request.param == "one view" else 3
     event = (5,) if request.param == "vector" else (1, 4, 4)
-    mask = torch.tensor([[True] * 3, [True, False, True], [True, False, False], [True] * 3]) if request.param == "ragged" else None
+    mask = (
+        torch.tensor([[True] * 3, [True, False, True], [True, False, False], [True] * 3])
+        if request.param == "ragged"
+        else None
+    )
     return Groups(torch.rand(4, views, *event), mask=mask, label=torch.arange(4))
 
 
@@ -158,7 +162,11 @@ def test_errors():
 def test_one_method_a_file():
     """A method is one file of one idea; no file of the library outgrows 400 lines."""
     root = Path(genssl.models.__file__).parent
-    sizes = {path: len(path.read_text().splitlines()) for folder in (root, Path(genssl.__file__).parent) for path in folder.rglob("*.py")}
+    sizes = {
+        path: len(path.read_text().splitlines())
+        for folder in (root, Path(genssl.__file__).parent)
+        for path in folder.rglob("*.py")
+    }
     assert max(sizes.values()) <= 400, max(sizes, key=sizes.get)
 
 

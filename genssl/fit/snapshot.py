@@ -1,0 +1,40 @@
+"""The tensors of modules, kept and put back in place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Snapshot:
+    """Clones of every parameter and buffer (persistent or not) of some modules, except those left out.
+
+    In place, since optimisers and CUDA graphs hold the very same tensors; a tensor that was replaced meanwhile comes back too.
+    """
+
+    def __init__(self, modules: Iterable[nn.Module], leave_out: Iterable[Tensor] = ()) -> None:
+        parts = [part for module in modules for part in module.modules()]
+        tables: list[dict[str, Any]] = [table for part in parts for table in (part._parameters, part._buffers)]
+        self.tables = list(
+            {id(table): table for table in tables}.values()
+        )  # the objective's view of a module shares them
+        self.left_out = {id(tensor) for tensor in leave_out}
+        self.take()
+
+    def take(self) -> None:
+        """Clone the tensors as they are now."""
+        self.kept = [
+            {name: (t, t.detach().clone()) for name, t in table.items() if t is not None and id(t) not in self.left_out}
+            for table in self.tables
+        ]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put the tensors back as they were at the last `take`."""
+        for table, kept in zip(self.tables, self.kept, strict=True):
+            for name, (tensor, value) in kept.items():
+                tensor.copy_(value)
+                table[name] = tensor
