@@ -1,6 +1,6 @@
 """Kills a fit with SIGKILL at random steps, resumes it, and compares with a fit that was never stopped: results/resume.json.
 
-    python benchmarks/resume.py [--kills 10] [--seed 0]
+    python benchmarks/resume.py [--kills 10] [--seed 0] [--threads 1]
 
 Real processes, `genssl fit` on scikit-learn's digits with small networks, a checkpoint at every line of metrics so that kills also
 fall into the writing of one. Compared bit for bit: parameters, buffers, the optimiser's state, and the metrics (but for speed).
@@ -38,13 +38,13 @@ import sys, torch
 from genssl.cli import main
 from genssl.fit import loop
 loop.SAVE_EVERY = 0.0
-torch.set_num_threads(1)
-sys.exit(main(sys.argv[1:]))
+torch.set_num_threads(int(sys.argv[1]))
+sys.exit(main(sys.argv[2:]))
 """
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen:
-    command = [sys.executable, "-c", WORKER, "fit", *arguments, *COMMON, "--out", str(folder)]
+def start(threads: int, folder: Path, *arguments: str) -> subprocess.Popen:
+    command = [sys.executable, "-c", WORKER, str(threads), "fit", *arguments, *COMMON, "--out", str(folder)]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
@@ -91,6 +91,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1, help="of each fit; equal bits need equal threads")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     draw, began, rows = random.Random(args.seed), time.monotonic(), []
     with tempfile.TemporaryDirectory() as name:
@@ -98,17 +100,17 @@ def main() -> int:
         while len(rows) < args.kills:
             variant = list(VARIANTS)[len(rows) % len(VARIANTS)]
             if variant not in whole:
-                finish(start(place / variant, *VARIANTS[variant]))
+                finish(start(args.threads, place / variant, *VARIANTS[variant]))
                 whole[variant] = state(place / variant)
             folder = place / f"kill-{time.monotonic_ns()}"
-            process = start(folder, *VARIANTS[variant])
+            process = start(args.threads, folder, *VARIANTS[variant])
             if not kill(process, folder, draw.randrange(0, STEPS - 10), draw.uniform(0, 0.05)):
                 continue  # it was done before the signal came: draw again
             left = sorted(path.name for path in folder.rglob("*.tmp")) if folder.exists() else []
             saved = checkpoint.steps(folder / "checkpoint")
             row = {"variant": variant, "last step seen": steps_of(folder), "torn files left": len(left)}
             row["checkpoint"] = checkpoint.step_of(saved[-1]) if saved else None
-            finish(start(folder, *VARIANTS[variant], "--resume"))
+            finish(start(args.threads, folder, *VARIANTS[variant], "--resume"))
             found = state(folder)
             row |= {
                 "steps": found["step"],
@@ -117,9 +119,9 @@ def main() -> int:
             rows.append(row)
             print(row, flush=True)
     identical = sum(row["method"] and row["optimizer"] and row["metrics"] and row["steps"] == STEPS for row in rows)
-    config = {"torch": torch.__version__, "python": sys.version.split()[0], "threads": 1, "seed": args.seed}
+    config = {"torch": torch.__version__, "python": sys.version.split()[0], "threads": args.threads, "seed": args.seed}
     write_json(
-        RESULTS,
+        args.out,
         {
             "identical": identical,
             "kills": len(rows),

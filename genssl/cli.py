@@ -151,9 +151,8 @@ def fit(
             err=True,
         )
         raise click.exceptions.Exit(130) from stop
-    last = run.metrics[-1]["step"] if run.metrics else 0
     if not run.finished:
-        click.echo(f"{run.path}: step {last} of {run.config['steps']}, saved; go on with: {again(run.path)}")
+        click.echo(f"{run.path}: step {run.step} of {run.config['steps']}, saved; go on with: {again(run.path)}")
     elif no_report or ((run.path / "report.html").exists() and (run.path / "evaluation.json").exists()):
         click.echo(f"{run.path}: finished, {run.config['steps']} steps")
     else:

@@ -34,6 +34,7 @@ class Run:
 
     path      the run folder            config    what config.json holds
     method    the fitted method         metrics   the lines of metrics.jsonl
+    step      steps taken and saved     finished  whether they are all
     data      its data set (read again when asked for; data that were passed to fit must be given: run.data = ...)
     """
 
@@ -71,10 +72,15 @@ class Run:
         return metrics.read(self.path / "metrics.jsonl")
 
     @property
+    def step(self) -> int | None:
+        """The steps behind the newest checkpoint; None without one."""
+        found = checkpoint.steps(self.path / "checkpoint")
+        return checkpoint.step_of(found[-1]) if found else None
+
+    @property
     def finished(self) -> bool:
         """Whether the last step was reached."""
-        found = checkpoint.steps(self.path / "checkpoint")
-        return bool(found) and checkpoint.step_of(found[-1]) >= self.config["steps"]
+        return self.step is not None and self.step >= self.config["steps"]
 
     def represent(self, x: Tensor, batch_size: int = 4096) -> Tensor:
         """Means of encode(x): x [N, *event] (floats, or uint8 read as v / 255) -> [N, D], on the run's device, in blocks."""

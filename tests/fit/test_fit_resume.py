@@ -21,6 +21,7 @@ from genssl.errors import CheckpointError, DataError, SettingsError
 from genssl.fit import checkpoint
 from genssl.fit.build import build
 from genssl.fit.randomness import stream_seed
+from genssl.fit.run import example
 
 
 class Noisy(torch.utils.data.Dataset):
@@ -33,6 +34,13 @@ class Noisy(torch.utils.data.Dataset):
 
     def __getitem__(self, index):
         return (torch.full((1, 8, 8), index / 120) + 0.1 * torch.rand(1, 8, 8)).clamp(0, 1), index % 3
+
+
+def ragged():
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.rand(120, 2, generator=generator) < 0.7
+    mask[:, 0] = True
+    return genssl.Groups(torch.rand(120, 2, 5, generator=generator), mask=mask)
 
 
 def seeded(method=Normed):
@@ -51,9 +59,7 @@ CASES = {
     },
     "other terms": {"replace": {"prior": "LogPrior:analytic=True"}},
     "a stream": {"data": lambda: Noisy()},
-    "natural groups": {
-        "data": lambda: genssl.Groups(torch.rand(120, 2, 5, generator=torch.Generator().manual_seed(0)))
-    },
+    "natural groups, ragged": {"data": lambda: ragged()},
 }
 
 
@@ -143,6 +149,18 @@ def test_interrupted_then_killed_then_resumed(tmp_path):
     steps = [line["step"] for line in resumed.metrics]
     assert steps == sorted(set(steps))
     assert set(range(10, stop, 10)) <= set(steps)
+
+
+def test_ctrl_c_in_python(tmp_path):
+    """KeyboardInterrupt after the step is saved; the handlers of the process are put back."""
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    whole = fit(tmp_path / "whole")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        out = tmp_path / f"run-{number}"
+        with pytest.raises(KeyboardInterrupt, match="stopped and saved at step 6; go on with resume=True, out="):
+            fit(out, callbacks=[lambda line, number=number: signal.raise_signal(number)])
+        assert same(state(fit(out, resume=True)), state(whole))
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
 def test_nothing_to_resume_starts_at_step_0(tmp_path):
@@ -407,6 +425,16 @@ def test_one_config_tells_all(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         run.groups("test", n=2)
+
+
+def test_an_example_of_the_shapes_alone():
+    """What the gallery is built from when a run is loaded: modalities, ids, the number of classes."""
+    config = {"event_shape": [[5], [2, 3]], "data_description": {"dtype": "float32"}, "num_classes": 4, "num_views": 2}
+    made = example(config)
+    assert made.event_shape == ((5,), (2, 3))
+    assert int(made.label.max()) == 3
+    made = example({**config, "event_shape": [7], "data_description": {"dtype": "int64"}, "num_classes": None})
+    assert (made.x.shape, made.x.dtype, made.label) == ((2, 2, 7), torch.int64, None)
 
 
 def test_streams_of_seeds_are_unrelated():
