@@ -199,7 +199,10 @@ def main() -> None:
                 in_time = int(1e3 * SECONDS / speed.get(name, 1.0))
                 steps = {"none": 0, "equal epochs": EPOCHS * per_epoch[name], "equal time": in_time}[budget]
                 result = {"budget": budget, **run_cell(data, name, cell, steps, seed, progress=False)}
-                cells = [*(json.loads(out.read_text()) if out.exists() else []), result]  # another process may have written
+                cells = [
+                    *(json.loads(out.read_text()) if out.exists() else []),
+                    result,
+                ]  # another process may have written
                 write_json(out, cells)
                 figures = {p: round(result[p]["test"], 4) for p in ("knn", "linear", "mlp")}
                 print(dataset, name, budget, seed, steps, result["seconds"], figures, flush=True)

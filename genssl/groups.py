@@ -28,7 +28,9 @@ class Groups:
     style_names  S names; style_kinds: S of "continuous" | "circular" (radians) | "categorical"
 
     `total` is the number of groups in the whole training set: the full size of the plate `groups`, of which these are a
-    subsample. It is G unless set (`fit` sets it).
+    subsample; `rows` [G] are their places in it, by which Pyro looks up what belongs to a group (pyro.subsample, AutoGuides with
+    create_plates=lambda groups: groups.plate). A subset keeps its rows, but is a data set of its own until `total` is set (`fit`
+    sets both).
 
     Values are checked only where the mask lives on the CPU: a check on a GPU would stop the step to wait for it.
     """
@@ -60,6 +62,7 @@ class Groups:
         self.style_names = None if style_names is None else tuple(style_names)
         self.style_kinds = None if style_kinds is None else tuple(style_kinds)
         self.total: int = self.num_groups
+        self.rows = torch.arange(self.num_groups, device=first.device)
         self._check()
         if mask is not None:
             self._zero_padding(mask)
@@ -67,7 +70,7 @@ class Groups:
     # ------------------------------------------------------------------ shape and place
 
     @property
-    def event_shape(self) -> tuple[int, ...] | tuple[tuple[int, ...], ...]:
+    def event_shape(self) -> tuple[Any, ...]:
         """Shape of one view; of each modality, where x is a tuple."""
         if isinstance(self.x, Tensor):
             return tuple(self.x.shape[2:])
@@ -111,7 +114,10 @@ class Groups:
 
     @property
     def plate(self) -> pyro.plate:
-        """The plate `groups` of the JOINT layout: dim -1, size `total`, subsampled to these G groups."""
+        """The plate `groups` of the JOINT layout: dim -1, size `total`, subsampled to these G groups.
+
+        Each access makes a new plate, and Pyro takes one of a name in a run: to enter it twice, keep it in a variable.
+        """
         return self._groups_plate(dim=-1)
 
     @property
@@ -127,9 +133,11 @@ class Groups:
         return self._groups_plate(dim=-2), pyro.plate("views", self.num_views, dim=-1)
 
     def _groups_plate(self, dim: int) -> pyro.plate:
-        # The subsample only has to have the right length: nothing in the model is looked up by it (index does that).
-        rows = torch.arange(self.num_groups, device=self.device)
-        return pyro.plate("groups", size=self.total, subsample=rows, dim=dim)
+        return pyro.plate("groups", size=self.total, subsample=self._places(), dim=dim)
+
+    def _places(self) -> Tensor:
+        """[G] where these groups are among all `total`: all of them in their order, unless they are a part."""
+        return torch.arange(self.num_groups, device=self.device) if self.total == self.num_groups else self.rows
 
     # ------------------------------------------------------------------ networks over views
 
@@ -143,13 +151,20 @@ class Groups:
         return self.unpack(network(self.pack(self.x)))
 
     def pack(self, value: Tensor) -> Tensor:
-        """[G, J, ...] -> [N, ...], the views that exist, group by group (N = G J without a mask)."""
+        """[G, J, ...] -> [N, ...], the views that exist, group by group (N = G J without a mask).
+
+        With a mask on a GPU this waits for the device, since N is not known beforehand.
+        """
         return value.flatten(0, 1) if self.mask is None else value[self.mask]
 
     def unpack(self, flat: Tensor) -> Tensor:
         """[N, ...] -> [G, J, ...], the inverse of `pack`, with zeros at padded views."""
         if self.mask is None:
             return flat.unflatten(0, (self.num_groups, self.num_views))
+        if self.mask.device.type == "cpu" and len(flat) != int(self.mask.sum()):
+            raise ShapeError(
+                f"Groups.unpack: {len(flat)} rows, expected {int(self.mask.sum())}, one for each view that exists"
+            )
         out = flat.new_zeros(self.num_groups, self.num_views, *flat.shape[1:])
         return out.masked_scatter(self.mask.reshape(self.mask.shape + (1,) * (flat.dim() - 1)), flat)
 
@@ -219,6 +234,7 @@ class Groups:
         out.style_names, out.style_kinds = self.style_names, self.style_kinds
         out.num_groups, out.num_views = len(out.index), self.num_views
         out.total = self.total if keep_total else out.num_groups
+        out.rows = move(self._places())
         return out
 
     def _check_modalities(self) -> Tensor:

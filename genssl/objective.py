@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -84,15 +85,18 @@ class Objective(nn.Module, ELBO):
         self.reconstruction = LogLikelihood() if reconstruction is None else reconstruction
         self.entropy = PosteriorEntropy(analytic=True) if entropy is None else entropy
         self.prior = LogPrior(analytic=False) if prior is None else prior
-        for slot in SLOTS:
-            term = getattr(self, slot)
-            if not isinstance(term, Term):
-                raise SettingsError(f"Objective: {slot} is {term!r}, expected a genssl.terms.Term")
-            if slot not in term.slots:
+        self._modules_made: weakref.WeakSet[ObjectiveModule] = weakref.WeakSet()
+        self._svi: tuple[Any, ObjectiveModule] | None = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in SLOTS:
+            if not isinstance(value, Term):
+                raise SettingsError(f"Objective: {name} is {value!r}, expected a genssl.terms.Term")
+            if name not in value.slots:
                 raise SettingsError(
-                    f"Objective: {type(term).__name__} fills {', '.join(term.slots)}, not the slot {slot}"
+                    f"Objective: {type(value).__name__} fills {', '.join(value.slots)}, not the slot {name}"
                 )
-        self._bound: dict[Any, ObjectiveModule] = {}
+        super().__setattr__(name, value)
 
     @property
     def slots(self) -> dict[str, Term]:
@@ -108,7 +112,7 @@ class Objective(nn.Module, ELBO):
 
     def terms(self, model: Callable[..., Any] | None, guide: Callable[..., Any], groups: Groups) -> Terms:
         """The slots on these groups. Twice under the same generator state it gives the same; BatchNorm statistics stay."""
-        with _buffers_kept([owner for owner in _owners(model, guide) if owner.training]):
+        with _buffers_kept(_owners(model, guide)):
             return self._measure(model, guide, groups)
 
     def __call__(self, model: Callable[..., Any] | None, guide: Callable[..., Any]) -> ObjectiveModule:  # type: ignore[override]
@@ -122,27 +126,31 @@ class Objective(nn.Module, ELBO):
 
     def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
         """The loss, with gradients left in the parameters (SVI.step); announces plain parameters to Pyro on the way."""
-        key = (model, guide)
-        if key not in self._bound:
-            self._bound[key] = ObjectiveModule(self, model, guide)
-        module = self._bound[key]
+        if self._svi is None or self._svi[0] != (model, guide) or self._svi[1].stale:
+            self._svi = (model, guide), ObjectiveModule(self, model, guide)
+        module = self._svi[1]
         announced = module.announce()
         with pyro.poutine.trace(param_only=True) as params:
-            loss = module(*args, **kwargs)
-        if not announced and not params.trace.nodes:
+            loss = module.loss(*args, **kwargs)
+        captured = [node["value"].unconstrained() for node in params.trace.nodes.values()]
+        if not announced and not captured:
             raise SiteError(
                 "this step captured no parameter, so SVI would train nothing; give model and guide as bound methods of an "
                 "nn.Module (or as nn.Modules), or use pyro.module / pyro.param in them"
             )
+        module.check_trained(loss, captured)
         loss.backward()
         return loss.item()
 
     def update(self) -> None:
-        """Advance queues, centres, EMA copies, prototypes: of the terms, and of every owner seen by SVI."""
+        """Advance queues, centres, EMA copies, prototypes: of the terms, and of every module that owns a model or guide, once each."""
         for term in self._active():
             term.update()
-        for module in self._bound.values():
-            module.update_owners()
+        owners = {id(owner): owner for module in self._modules_made for owner in module.whole_owners}
+        for owner in owners.values():
+            advance = getattr(owner, "update", None)
+            if callable(advance):
+                advance()
 
     # ------------------------------------------------------------------ inside
 
@@ -163,8 +171,8 @@ class Objective(nn.Module, ELBO):
             raise SettingsError(
                 f"Objective: model and guide take a genssl.Groups, not {type(groups).__name__}; wrap the data: Groups(x)"
             )
-        guide_sites, guide_trace = run_guide(guide, groups)
         needs = self.needs
+        guide_sites, guide_trace = run_guide(guide, groups, alone="model" not in needs)
         model_sites: dict[str, Site] = {}
         if "model" in needs:
             if model is None:
@@ -172,7 +180,7 @@ class Objective(nn.Module, ELBO):
                 raise SettingsError(
                     f"Objective: model is None, but {wanting} needs a model; give one, or replace the term"
                 )
-            model_sites = run_model(model, guide_trace, groups, whole="decoder" in needs)
+            model_sites = run_model(model, guide_sites, guide_trace, groups, whole="decoder" in needs)
         traces = Traces(groups, guide_sites, model_sites)
         zero = torch.zeros(groups.num_groups, device=groups.device)
         values: dict[str, Tensor] = {}
@@ -195,8 +203,12 @@ class Objective(nn.Module, ELBO):
         return get_importance_trace("flat", math.inf, model, guide, args, kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Modules made for SVI belong to the caller's model and guide: a copy starts without them.
-        return {**self.__dict__, "_bound": {}}
+        # The modules made of it belong to the caller's model and guide: a copy starts without them.
+        return {key: value for key, value in self.__dict__.items() if key not in ("_svi", "_modules_made")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._svi, self._modules_made = None, weakref.WeakSet()
 
     def __str__(self) -> str:
         return "\n".join(f"{slot:<14} {term}" for slot, term in self.slots.items())
@@ -206,40 +218,78 @@ class ObjectiveModule(nn.Module):
     """objective(model, guide): forward(groups) -> scalar loss, -mean over groups of the weighted objective, in nats.
 
     Its parameters are those of the modules that own model and guide, and of the terms, each once. Of a genssl method, parts that
-    no active term needs (a decoder where there is no likelihood) are left out; a user's own module is taken whole.
-    `terms` holds the detached Terms of the last forward.
+    no active term needs (a decoder where there is no likelihood) are left out; a user's own module is taken whole. A parameter that
+    the loss depends on and that is not among them (of a closure, or of pyro.param) is an error at the first forward: no optimiser
+    would move it. `terms` holds the detached Terms of the last forward.
     """
 
     def __init__(self, objective: Objective, model: Callable[..., Any] | None, guide: Callable[..., Any]) -> None:
         super().__init__()
         self.objective = objective
-        self.owners = nn.ModuleList([_Owner(owner, objective.needs) for owner in _owners(model, guide)])
+        self.whole_owners = tuple(_owners(model, guide))
+        self.owners = nn.ModuleList([_Owner(owner, objective.needs) for owner in self.whole_owners])
         self.terms: Terms | None = None
         # In a tuple, so that a model or guide that is a module is not registered a second time.
         self._functions = (model, guide)
         self._name = f"genssl.{next(_names)}"
+        self._made_of = self._structure()
+        self._checked = False
+        objective._modules_made.add(self)
 
     def forward(self, groups: Groups) -> Tensor:
+        if self.stale:
+            raise SettingsError(
+                "the terms of the objective, or the parts of the method, have changed since objective(model, guide) was called; call it "
+                "again, and make the optimiser from the new module"
+            )
+        loss = self.loss(groups)
+        self.check_trained(loss, ())
+        return loss
+
+    def loss(self, groups: Groups) -> Tensor:
         terms = self.objective._measure(*self._functions, groups)
         self.terms = terms.detach()
         return -terms.objective.mean()
 
     def update(self) -> None:
         """Advance the state of terms and owners, after the optimiser step."""
-        for term in self.objective._active():
-            term.update()
-        self.update_owners()
+        self.objective.update()
 
-    def update_owners(self) -> None:
-        for owner in _owners(*self._functions):
-            advance = getattr(owner, "update", None)
-            if callable(advance):
-                advance()
+    @property
+    def stale(self) -> bool:
+        """Whether the objective needs other parts, or an owner has other children, than when this was made."""
+        return self._structure() != self._made_of
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._made_of = self._structure()  # a copy has parts of its own
+        self.objective._modules_made.add(self)
+
+    def _structure(self) -> Any:
+        children = [[(name, id(child)) for name, child in owner._modules.items()] for owner in self.whole_owners]
+        return self.objective.needs, [id(term) for term in self.objective.slots.values()], children
+
+    def check_trained(self, loss: Tensor, also: Iterable[Tensor]) -> None:
+        """At the first step: every leaf that the loss depends on must be a parameter of this module (or one of `also`)."""
+        if self._checked or loss.grad_fn is None:
+            return
+        self._checked = True
+        known = {id(parameter) for parameter in itertools.chain(self.parameters(), also)}
+        for leaf in _leaves(loss):
+            if id(leaf) not in known:
+                named = itertools.chain.from_iterable(owner.named_parameters() for owner in self.whole_owners)
+                name = next((name for name, parameter in named if parameter is leaf), None)
+                what = f"parameter {name!r}" if name else f"a parameter of shape {list(leaf.shape)}"
+                raise SiteError(
+                    f"{what} changes the loss, but would not be trained; make its module an attribute of the one that owns model or "
+                    "guide (under another name than those of `optional_parts`), and pyro.param an nn.Parameter or use SVI"
+                )
 
     def announce(self) -> int:
         """Show every trainable parameter to Pyro, under a name of this instance; the number of them.
 
-        Plain modules have no param sites, and SVI would train none of their parameters without a word.
+        Plain modules have no param sites, and SVI would train none of their parameters without a word. The values are the module's:
+        what pyro.get_param_store().load() brought under such a name is not used (load a state_dict instead).
         """
         store, count = pyro.get_param_store(), 0
         for key, parameter in self.named_parameters():
@@ -257,6 +307,19 @@ class ObjectiveModule(nn.Module):
         return count
 
 
+def _leaves(loss: Tensor) -> Iterator[Tensor]:
+    """The tensors in which the gradient of the loss would be left."""
+    seen, todo = set(), [loss.grad_fn]
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            yield node.variable
+        todo.extend(following for following, _ in node.next_functions)
+
+
 class _Owner(nn.Module):
     """The view of a module that an objective trains: its own tables, without unneeded parts and without objectives.
 
@@ -267,7 +330,7 @@ class _Owner(nn.Module):
         super().__init__()
         self._parameters, self._buffers = owner._parameters, owner._buffers
         self._non_persistent_buffers_set = owner._non_persistent_buffers_set
-        unneeded = set(getattr(owner, "parts", ())) - needs
+        unneeded = set(getattr(type(owner), "optional_parts", ())) - needs
         for name, child in owner.named_children():
             if name not in unneeded and not isinstance(child, Objective):
                 self.add_module(name, child)
@@ -286,11 +349,8 @@ def _owners(*functions: Callable[..., Any] | None) -> list[nn.Module]:
         while inner is not None and not isinstance(inner, nn.Module):
             unwrapped = pyro.poutine.messenger.unwrap(inner)
             if unwrapped is inner:
-                unwrapped = (
-                    getattr(inner, "__self__", None)
-                    or getattr(inner, "__wrapped__", None)
-                    or getattr(inner, "func", None)
-                )
+                links = (getattr(inner, name, None) for name in ("__self__", "__wrapped__", "func"))
+                unwrapped = next((link for link in links if link is not None), None)
             inner = unwrapped
         if inner is not None and all(inner is not owner for owner in found):
             found.append(inner)
@@ -301,7 +361,7 @@ def _owners(*functions: Callable[..., Any] | None) -> list[nn.Module]:
 @contextmanager
 def _buffers_kept(owners: list[nn.Module]) -> Iterator[None]:
     """Let modules write to copies of their buffers, and give the originals back: a graph may still read what was written."""
-    tables = [module._buffers for owner in owners for module in owner.modules() if module._buffers]
+    tables = [part._buffers for owner in owners for part in owner.modules() if part.training and part._buffers]
     kept = [dict(table) for table in tables]
     for table in tables:
         table.update({name: None if buffer is None else buffer.clone() for name, buffer in table.items()})

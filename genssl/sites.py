@@ -16,10 +16,12 @@ from genssl.terms.closed_forms import is_delta
 from genssl.terms.traces import Site
 
 
-def run_guide(guide: Callable[..., Any], groups: Groups) -> tuple[dict[str, Site], Trace]:
-    """The guide's sites in their order, and its trace for the model to replay."""
+def run_guide(guide: Callable[..., Any], groups: Groups, alone: bool) -> tuple[dict[str, Site], Trace]:
+    """The guide's sites in their order, and its trace for the model to replay; `alone` where no model will be run."""
     trace = poutine.trace(guide).get_trace(groups)
     sites = _sites(trace, groups, where="guide")
+    if alone:
+        _check_in_groups(sites, groups, "guide")
     for site in sites.values():
         if not site.observed and not site.fn.has_rsample:
             raise SiteError(
@@ -29,7 +31,9 @@ def run_guide(guide: Callable[..., Any], groups: Groups) -> tuple[dict[str, Site
     return sites, trace
 
 
-def run_model(model: Callable[..., Any], guide_trace: Trace, groups: Groups, whole: bool) -> dict[str, Site]:
+def run_model(
+    model: Callable[..., Any], guide: dict[str, Site], guide_trace: Trace, groups: Groups, whole: bool
+) -> dict[str, Site]:
     """The model's sites at the guide's values; unless `whole`, the model is stopped as soon as its latents are recorded.
 
     A model samples z before it computes x from it, so a decoder that nobody asks for never runs.
@@ -46,6 +50,8 @@ def run_model(model: Callable[..., Any], guide_trace: Trace, groups: Groups, who
     with poutine.trace() as tracer, poutine.replay(trace=guide_trace), stop, contextlib.suppress(_Stop):
         model(groups)
     sites = _sites(tracer.trace, groups, where="model")
+    _check_same_plates(guide, sites)
+    _check_in_groups({**guide, **sites}, groups, "model and guide")
     for site in sites.values():
         if not site.observed and site.name not in latents:
             raise SiteError(
@@ -91,6 +97,39 @@ def _sites(trace: Trace, groups: Groups, where: str) -> dict[str, Site]:
         sites[name].check()
     _check_layout(sites, groups, where)
     return sites
+
+
+def _check_in_groups(sites: dict[str, Site], groups: Groups, where: str) -> None:
+    """Some site must stand in `groups`, or every density would be taken for one that all groups share."""
+    found = [site.plates[site.groups_dim] for site in sites.values() if site.groups_dim is not None]
+    if sites and not found:
+        others = sorted({frame.name for site in sites.values() for frame in site.plates.values()})
+        raise ShapeError(
+            f"{where}: no site stands in the plate 'groups'{f' (there is {others})' if others else ''}, so densities would be "
+            "divided by the number of groups; enter groups.plate (JOINT) or groups.plates (NESTED)"
+        )
+    for frame in found:
+        if frame.full_size != groups.total and groups.total != groups.num_groups:
+            raise ShapeError(
+                f"{where}: the plate 'groups' has size {frame.full_size}, but there are {groups.total} groups in all; use groups.plate, or "
+                "set groups.total"
+            )
+
+
+def _check_same_plates(guide: dict[str, Site], model: dict[str, Site]) -> None:
+    """A latent stands in `groups` in both traces or in neither, and `groups` has one size: else its slots differ in scale."""
+    for name in guide.keys() & model.keys():
+        inside = [(s.groups_dim is not None, s.total) for s in (guide[name], model[name])]
+        if inside[0][0] != inside[1][0]:
+            one, other = ("guide", "model") if inside[0][0] else ("model", "guide")
+            raise ShapeError(
+                f"site '{name}': stands in the plate 'groups' in the {one} but not in the {other}; enter groups.plate in both"
+            )
+        if inside[0][1] != inside[1][1]:
+            raise ShapeError(
+                f"site '{name}': the plate 'groups' has size {inside[0][1]} in the guide and {inside[1][1]} in the model; use "
+                "groups.plate in both"
+            )
 
 
 def _check_layout(sites: dict[str, Site], groups: Groups, where: str) -> None:

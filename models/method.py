@@ -9,7 +9,7 @@ import pyro
 import pyro.distributions as dist
 from torch import Tensor, nn
 
-from genssl.distributions import Bernoulli, ContinuousBernoulli, Gaussian
+from genssl.distributions import Bernoulli, ContinuousBernoulli, Gaussian, at_least_float32
 from genssl.errors import SettingsError, ShapeError
 from genssl.groups import Groups
 from genssl.networks import default_hidden, mlp_decoder, mlp_encoder
@@ -26,16 +26,19 @@ class Preset(NamedTuple):
 class Method(nn.Module):
     """A plain nn.Module with a guide, an objective, `encode`, and a model where it is generative.
 
-    `model` is None for a guide-only method. Children named in `parts` are left out of the optimisation where no term needs them.
+    `model` is None for a guide-only method. Children named in `optional_parts` are left out of the optimisation where no term needs them.
     """
 
-    parts: ClassVar[tuple[str, ...]] = ("decoder", "predictor", "target", "prototypes")
+    optional_parts: ClassVar[tuple[str, ...]] = ("decoder", "predictor", "target", "prototypes")
     source: ClassVar[str] = ""
     """Author, year, where published."""
     collapses: ClassVar[str] = ""
     """When the representation becomes useless."""
     defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Settings of `fit` by data set; the key "" is for any other."""
+
+    networks: ClassVar[tuple[str, ...] | None] = None
+    """The children that are networks, which run in bf16 where asked; None: all of them."""
 
     model: Any = None
     objective: Objective
@@ -73,6 +76,7 @@ class GenerativeMethod(Method):
         dim: D, where it cannot be read off the encoder's last layer.
     """
 
+    networks = ("encoder", "decoder")
     encoder: nn.Module
     decoder: nn.Module
 
@@ -87,7 +91,7 @@ class GenerativeMethod(Method):
     ) -> None:
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
-        self.likelihood = Gaussian(likelihood_scale) if likelihood is None else likelihood
+        self.likelihood: Any = Gaussian(likelihood_scale) if likelihood is None else likelihood
         self._dim = dim
 
     @property
@@ -121,7 +125,7 @@ class GenerativeMethod(Method):
             raise ShapeError(
                 f"{type(self).__name__}: the encoder gives {output.shape[-1]} numbers a view, expected an even number: loc and log scale"
             )
-        loc, log_scale = output.chunk(2, -1)
+        loc, log_scale = at_least_float32(output).chunk(2, -1)
         self._dim = loc.shape[-1]
         return dist.Normal(loc, log_scale.exp())
 
@@ -183,4 +187,6 @@ class GenerativeMethod(Method):
         squash = isinstance(likelihood, Gaussian) and len(shape) == 3
         encoder = mlp_encoder(shape, 2 * dim, widths)
         decoder = mlp_decoder(dim, shape, widths[::-1], sigmoid=squash)
-        return cls(encoder, decoder, likelihood_scale=likelihood_scale, likelihood=likelihood, dim=dim, **settings)
+        method = cls(encoder, decoder, likelihood_scale=likelihood_scale, likelihood=likelihood, dim=dim, **settings)
+        method._event_dim = len(shape)
+        return method

@@ -10,7 +10,7 @@ import pyro.distributions as dist
 from genssl.models.method import GenerativeMethod, Preset
 from torch import Tensor, nn
 
-from genssl.distributions import Bernoulli, GroupNormal
+from genssl.distributions import GroupNormal
 from genssl.groups import Groups
 from genssl.objective import Objective
 
@@ -54,7 +54,8 @@ class SimVAE(GenerativeMethod):
         objective: Objective | None = None,
     ) -> None:
         super().__init__(encoder, decoder, likelihood_scale=likelihood_scale, likelihood=likelihood, dim=dim)
-        self.view_scale, self.content_scale, self.likelihood_weight = view_scale, content_scale, likelihood_weight
+        self.view_scale, self.content_scale = view_scale, content_scale
+        self.likelihood_weight = float(likelihood_weight)
         self.objective = Objective() if objective is None else objective
 
     def model(self, groups: Groups) -> None:
@@ -113,7 +114,7 @@ class SimVAE(GenerativeMethod):
             settings={
                 "view_scale": math.sqrt(0.15),
                 "content_scale": 1.0,
-                "likelihood": Bernoulli(),
+                "likelihood": "bernoulli",
                 "likelihood_weight": math.exp(4.6),
             },
             fit={"num_views": 2, "batch_size": 64, "lr": 8e-5, "epochs": 400},

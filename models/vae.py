@@ -10,6 +10,7 @@ import torch
 from genssl.models.method import GenerativeMethod
 from torch import nn
 
+from genssl.errors import SettingsError
 from genssl.groups import Groups
 from genssl.objective import Objective
 from genssl.terms import LogPrior, PosteriorEntropy
@@ -73,6 +74,8 @@ class BetaVAE(VAE):
     def __init__(
         self, encoder: nn.Module, decoder: nn.Module, likelihood_scale: float = 1.0, *, beta: float = 4.0, **rest: Any
     ) -> None:
+        if not beta >= 0:
+            raise SettingsError(f"BetaVAE: beta = {beta}, expected a number of at least 0")
         rest.setdefault("objective", Objective(entropy=beta * PosteriorEntropy(), prior=beta * LogPrior()))
         super().__init__(encoder, decoder, likelihood_scale, **rest)
         self.beta = beta

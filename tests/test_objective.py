@@ -275,6 +275,27 @@ def test_terms_change_nothing_and_repeat():
     assert not torch.equal(method.state_dict()["encoder.6.running_mean"], before["encoder.6.running_mean"])
 
 
+def test_terms_keep_statistics_of_parts_in_training_mode():
+    groups = make_groups()
+    method = build(Normed, groups).eval()
+    method.encoder.train()
+    before = method.encoder[6].running_mean.clone()
+    method.objective.terms(method.model, method.guide, groups)
+    assert torch.equal(method.encoder[6].running_mean, before)
+
+
+def test_observed_guide_sites_count_their_density(float64):
+    groups = make_groups()
+
+    def guide(groups):
+        with groups.plate:
+            pyro.sample("h", dist.Normal(torch.zeros(6), 1.0), obs=torch.full((6,), 3.0))
+
+    for analytic in (True, False):
+        entropy = Objective(Constant(), PosteriorEntropy(analytic), Constant()).terms(None, guide, groups).entropy
+        torch.testing.assert_close(entropy, -dist.Normal(0.0, 1.0).log_prob(torch.full((6,), 3.0)))
+
+
 def test_the_decoder_never_runs_unasked():
     groups = make_groups()
     method = build(SimVAE, groups)
@@ -359,7 +380,7 @@ def test_cleared_param_store_and_deepcopy():
     svi.step(groups)
     assert not torch.equal(method.encoder[1].weight, before)
     twin = copy.deepcopy(method)
-    assert twin.objective._bound == {}
+    assert twin.objective._svi is None
     assert torch.equal(twin.encoder[1].weight, method.encoder[1].weight)
 
 
@@ -391,6 +412,188 @@ def test_a_step_without_parameters_is_an_error():
     objective = Objective(reconstruction=Constant())
     with pytest.raises(SiteError, match="no parameter"):
         SVI(model, guide, pyro.optim.Adam({"lr": 0.1}), loss=objective).step(groups)
+
+
+class Free(nn.Module):
+    """Everything in a user's own module that an optimiser could miss."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.predictor = nn.Linear(5, 4), nn.Linear(2, 2)
+        self.objective = Objective()
+
+    parts = ("encoder", "predictor")  # a name of the user's own, without meaning here
+
+    def model(self, groups):
+        with groups.plate:
+            z = pyro.sample("z", GroupNormal(0.5, groups.num_views, 2, content_scale=1.0))
+            pyro.sample(
+                "x", dist.Normal(z.sum(-1, keepdim=True), 1.0).expand([*z.shape[:2], 5]).to_event(2), obs=groups.x
+            )
+
+    def guide(self, groups):
+        loc, log_scale = self.encoder(groups.x).chunk(2, -1)
+        with groups.plate:
+            pyro.sample("z", dist.Normal(self.predictor(loc), log_scale.exp()).to_event(2))
+
+
+def test_a_users_module_is_taken_whole():
+    method = Free()
+    names = {name for name, _ in method.objective(method.model, method.guide).named_parameters()}
+    assert len(names) == 4
+
+
+def test_a_parameter_that_no_optimiser_would_move_is_an_error():
+    groups, method, outside = Groups(torch.rand(4, 3, 5)), Free(), nn.Linear(2, 5)
+
+    def closure_model(groups):
+        with groups.plate:
+            z = pyro.sample("z", GroupNormal(0.5, 3, 2, content_scale=1.0))
+            pyro.sample("x", dist.Normal(outside(z), 1.0).to_event(2), obs=groups.x)
+
+    with pytest.raises(SiteError, match=r"shape \[5, 2\]|shape \[5\]"):
+        SVI(closure_model, method.guide, pyro.optim.Adam({"lr": 0.1}), loss=Objective()).step(groups)
+    with pytest.raises(SiteError, match="would not be trained"):
+        Objective()(closure_model, method.guide)(groups)
+
+    class Predicting(SimVAE):  # a part of a gallery method that no term needs, but its guide uses
+        def guide(self, groups):
+            with groups.plate:
+                pyro.sample("z", dist.Normal(self.predictor(self.encoder(groups.x)), 1.0).to_event(2))
+
+    predicting = Predicting(nn.Linear(5, 2), nn.Linear(2, 5), 0.5, 0.5, dim=2)
+    predicting.predictor = nn.Linear(2, 2)
+    with pytest.raises(SiteError, match=r"'predictor\.(weight|bias)'"):
+        predicting.objective(predicting.model, predicting.guide)(groups)
+
+
+def test_pyro_module_users_are_trained_by_svi_and_told_by_torch():
+    groups, net = Groups(torch.rand(4, 3, 5)), nn.Linear(5, 2)
+    method = Free()
+
+    def guide(groups):
+        module = pyro.module("net", net)
+        scale = pyro.param("scale", torch.tensor(0.5), constraint=dist.constraints.positive)
+        with groups.plate:
+            pyro.sample("z", dist.Normal(module(groups.x), scale).to_event(2))
+
+    before = net.weight.detach().clone()
+    svi = SVI(method.model, guide, pyro.optim.Adam({"lr": 0.1}), loss=Objective())
+    svi.step(groups)
+    assert not torch.equal(net.weight, before)
+    assert pyro.param("scale").item() != 0.5
+    with pytest.raises(SiteError, match="would not be trained"):
+        Objective()(method.model, guide)(groups)
+
+
+def test_changes_after_the_first_step_are_seen():
+    groups = make_groups()
+    method = build(SimVAE, groups)
+    objective = Objective(reconstruction=Constant())
+    svi = SVI(method.model, method.guide, pyro.optim.Adam({"lr": 1e-2}), loss=objective)
+    svi.step(groups)
+    module = objective(method.model, method.guide)
+    objective.reconstruction = LogLikelihood()
+    before = method.decoder[0].weight.detach().clone()
+    svi.step(groups)
+    assert not torch.equal(method.decoder[0].weight, before)
+    with pytest.raises(SettingsError, match="have changed"):
+        module(groups)
+    method.encoder = build(SimVAE, groups).encoder
+    before = method.encoder[1].weight.detach().clone()
+    svi.step(groups)
+    assert not torch.equal(method.encoder[1].weight, before)
+    with pytest.raises(SettingsError, match="not the slot prior"):
+        objective.prior = PosteriorEntropy()
+    twin = copy.deepcopy(objective(method.model, method.guide))
+    twin(groups)
+
+
+def test_update_reaches_every_owner_once():
+    class Counting(Free):
+        count = 0
+
+        def update(self):
+            self.count += 1
+
+    groups, method = Groups(torch.rand(4, 3, 5)), Counting()
+    for weight in (1.0, 0.5, 0.1):  # a new pair for Pyro at every stage of an annealing
+        model = pyro.poutine.scale(method.model, scale=weight)
+        SVI(model, method.guide, pyro.optim.Adam({"lr": 0.1}), loss=method.objective).step(groups)
+    method.objective.update()
+    assert method.count == 1
+    module = method.objective(method.model, method.guide)
+    module(groups)
+    module.update()
+    method.objective.update()
+    assert method.count == 3
+
+
+# ------------------------------------------------------------------ plates
+
+
+def test_plate_indices_are_those_of_the_whole():
+    whole = Groups(torch.rand(8, 3, 5))
+    part = whole[torch.tensor([6, 2])]
+    assert part.total == 2
+    with part.plate as rows:
+        assert rows.tolist() == [0, 1]
+    part.total = 8
+    with part.plate as rows:
+        assert rows.tolist() == [6, 2]
+    table = torch.arange(8.0)
+    with part.to("cpu").plate:
+        assert pyro.subsample(table, event_dim=0).tolist() == [6, 2]
+
+
+def test_autonormal_with_plates_trains_the_right_groups():
+    whole = Groups(torch.randn(8, 3, 1))
+
+    def model(groups):
+        with groups.plate:
+            z = pyro.sample("z", GroupNormal(0.5, 3, 1, content_scale=1.0))
+            pyro.sample("x", dist.Normal(z, 0.3).to_event(2), obs=groups.x)
+
+    guide = AutoNormal(model, create_plates=lambda groups: groups.plate)
+    guide(whole)
+    before = guide.locs.z.detach().clone()
+    part = whole[4:]
+    part.total = 8
+    SVI(model, guide, pyro.optim.Adam({"lr": 0.1}), loss=Objective()).step(part)
+    moved = (guide.locs.z != before).flatten(1).any(1)
+    assert moved.tolist() == [False] * 4 + [True] * 4
+
+
+def test_plates_must_agree():
+    groups, objective = make_groups(total=600), Objective(reconstruction=Constant())
+    latent = lambda: pyro.sample("z", GroupNormal(1.0, 3, 2))  # noqa: E731
+    normal = lambda: dist.Normal(torch.zeros(6, 3, 2), 1.0)  # noqa: E731
+
+    def model(groups):
+        with groups.plate:
+            latent()
+
+    def other_name(groups):
+        with pyro.plate("data", 6):
+            pyro.sample("z", normal().to_event(2))
+
+    def outside(groups):
+        pyro.sample("z", normal().to_event(3))
+
+    def other_size(groups):
+        with pyro.plate("groups", 6):
+            pyro.sample("z", normal().to_event(2))
+
+    with pytest.raises(ShapeError, match=r"no site stands in the plate 'groups'.*data"):
+        Objective(reconstruction=Constant(), prior=Constant()).terms(None, other_name, groups)
+    with pytest.raises(ShapeError, match="in the model but not in the guide"):
+        objective.terms(model, other_name, groups)
+    with pytest.raises(ShapeError, match="'z'"):
+        objective.terms(model, outside, groups)
+    with pytest.raises(ShapeError, match="size 6 in the guide and 600 in the model"):
+        objective.terms(model, other_size, groups)
+    with pytest.raises(ShapeError, match="600 groups in all"):
+        Objective(reconstruction=Constant(), prior=Constant()).terms(None, other_size, groups)
 
 
 # ------------------------------------------------------------------ beside the rest of Pyro
@@ -534,6 +737,10 @@ def test_settings_errors():
         Objective(entropy="PosteriorEntropy")
     with pytest.raises(SettingsError, match="different slots"):
         LogPrior() + PosteriorEntropy()
+    with pytest.raises(SettingsError, match="no site 'nosuch'"):
+        Objective(entropy=PosteriorEntropy(["nosuch"])).terms(method.model, method.guide, groups)
+    with pytest.raises(SettingsError, match="collection of site names"):
+        PosteriorEntropy("z")
     with pytest.raises(SettingsError, match="num_particles"):
         Objective(num_particles=0)
     with pytest.raises(SettingsError, match=r"genssl\.Groups"):

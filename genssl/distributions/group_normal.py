@@ -11,6 +11,7 @@ import torch
 from torch import Size, Tensor
 from torch.distributions import constraints
 
+from genssl.distributions.precision import at_least_float32
 from genssl.errors import SettingsError, ShapeError
 
 
@@ -52,7 +53,9 @@ class GroupNormal(dist.TorchDistribution):
         if num_views < 1 or dim < 1:
             raise ShapeError(f"GroupNormal: num_views = {num_views} and dim = {dim}, expected at least 1 each")
         for name, scale in (("view_scale", view_scale), ("content_scale", content_scale)):
-            if scale is not None and not isinstance(scale, Tensor) and not (0 < scale < math.inf):
+            if scale is None or isinstance(scale, Tensor):
+                continue
+            if not isinstance(scale, (int, float)) or not 0 < scale < math.inf:
                 raise SettingsError(f"GroupNormal: {name} = {scale}, expected a positive standard deviation")
         if mask is not None and mask.shape[-1:] != (num_views,):
             raise ShapeError(f"GroupNormal: mask has shape {list(mask.shape)}, expected [..., {num_views}]")
@@ -101,7 +104,7 @@ class GroupNormal(dist.TorchDistribution):
         """log p(z_1..z_J), z [..., J, D] -> [...], nats; float16 and bfloat16 are computed in float32."""
         if self._validate_args:
             self._validate_sample(value)
-        value = _at_least_float32(value)
+        value = at_least_float32(value)
         mean, count, valid = self._mean(value)
         deviation = value - mean.unsqueeze(-2)
         if valid is not None:
@@ -115,47 +118,48 @@ class GroupNormal(dist.TorchDistribution):
         E S = sum_j ||loc_j - locbar||^2 + (1 - 1/n) sum_j ||scale_j||^2 and E ||zbar||^2 = ||locbar||^2 + sum_j ||scale_j||^2 / n^2.
         Without a decoder, entropy + this term is greatest at scale^2 = s^2 n / (n - 1) for flat p(y).
         """
-        loc, scale = _at_least_float32(loc), _at_least_float32(scale)
+        loc, scale = at_least_float32(loc), at_least_float32(scale)
         mean, count, valid = self._mean(loc)
         deviation, variance = loc - mean.unsqueeze(-2), scale.square()
         if valid is not None:
             deviation, variance = torch.where(valid, deviation, 0.0), torch.where(valid, variance, 0.0)
         variance = variance.sum((-2, -1))
-        spread = deviation.square().sum((-2, -1)) + (1 - 1 / count) * variance
-        return self._density(spread, mean.square().sum(-1) + variance / count**2, count, loc)
+        safe = count.clamp(min=1) if isinstance(count, Tensor) else count
+        spread = deviation.square().sum((-2, -1)) + (1 - 1 / safe) * variance
+        return self._density(spread, mean.square().sum(-1) + variance / safe**2, count, loc)
 
     def _density(self, spread: Tensor, mean_square: Tensor, count: Any, like: Tensor) -> Tensor:
         """The log density from its sufficient statistics S [...] and ||zbar||^2 [...]."""
         view = self._scale(self.view_scale, like)
         log_view = _log(self.view_scale)
+        if self.content_scale is None and isinstance(count, Tensor):
+            count = count.clamp(min=1)  # no view at all: density 1, as for one
         out = -(count - 1) * self.dim * (log_view + 0.5 * math.log(2 * math.pi)) - spread / (2 * view**2)
         if self.content_scale is None:
-            out = out - 0.5 * self.dim * _log(count)
-        else:
-            total = view**2 + count * self._scale(self.content_scale, like) ** 2
-            out = out - 0.5 * self.dim * (math.log(2 * math.pi) + _log(total)) - count * mean_square / (2 * total)
-        return out
+            return out - 0.5 * self.dim * _log(count)
+        total = view**2 + count * self._scale(self.content_scale, like) ** 2
+        return out - 0.5 * self.dim * (math.log(2 * math.pi) + _log(total)) - count * mean_square / (2 * total)
 
     # ------------------------------------------------------------------ conditionals
 
     def content_posterior(self, z: Tensor) -> dist.Independent:
         r"""p(y | z_1..z_J) = N(n c^2 zbar / (s^2 + n c^2), s^2 c^2 / (s^2 + n c^2) I); flat: N(zbar, s^2 / n I). Batch [...], event [D]."""
-        mean, variance = self._content(_at_least_float32(z))
+        mean, variance = self._content(at_least_float32(z))
         return dist.Normal(mean, variance.sqrt().expand_as(mean)).to_event(1)
 
     def next_view(self, z: Tensor) -> dist.Independent:
         """p(z_{J+1} | z_1..z_J): the content posterior widened by s^2. Batch [...], event [D]; another view of the same group."""
-        z = _at_least_float32(z)
+        z = at_least_float32(z)
         mean, variance = self._content(z)
         variance = variance + self._scale(self.view_scale, z).unsqueeze(-1) ** 2
         return dist.Normal(mean, variance.sqrt().expand_as(mean)).to_event(1)
 
     def _content(self, z: Tensor) -> tuple[Tensor, Tensor]:
         mean, count, _ = self._mean(z)
-        count = torch.as_tensor(count, dtype=z.dtype, device=z.device).unsqueeze(-1)
+        count = count.unsqueeze(-1) if isinstance(count, Tensor) else z.new_full((1,), float(count))
         view = self._scale(self.view_scale, z).unsqueeze(-1) ** 2
         if self.content_scale is None:
-            return mean, view / count
+            return mean, view / count.clamp(min=1)
         content = self._scale(self.content_scale, z).unsqueeze(-1) ** 2
         total = view + count * content
         return mean * (count * content / total), view * content / total
@@ -187,17 +191,13 @@ class GroupNormal(dist.TorchDistribution):
         if self.view_mask is None:
             return z.mean(-2), self.num_views, None
         valid = self.view_mask.unsqueeze(-1)
-        # A group without any view has density 1 with n = 1 standing in: its own S and zbar are 0, and no division by zero is met.
-        count = self.view_mask.sum(-1).clamp(min=1).to(z.dtype)
-        return torch.where(valid, z, z.new_zeros(())).sum(-2) / count.unsqueeze(-1), count, valid
+        count = self.view_mask.sum(-1).to(z.dtype)
+        total = torch.where(valid, z, z.new_zeros(())).sum(-2)
+        return total / count.clamp(min=1).unsqueeze(-1), count, valid
 
     def _scale(self, scale: Any, like: Tensor) -> Tensor:
         """A scale as a tensor in the precision of z; filling a tensor costs no host synchronisation, copying a number would."""
         return scale if isinstance(scale, Tensor) else like.new_full((), float(scale))
-
-
-def _at_least_float32(value: Tensor) -> Tensor:
-    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
 
 
 def _log(value: Any) -> Any:

@@ -70,6 +70,8 @@ class Batches:
         for offset, (x, label, index) in enumerate(self.split.batches(order, self.num_workers, seed)):
             groups = _views(x, label, index, self.views, self.num_views, self.seed, step + offset, self.device)
             groups.total = len(self.split)
+            if groups.num_groups == len(index):
+                groups.rows = index
             yield groups
 
 

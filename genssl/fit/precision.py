@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,12 +20,15 @@ PRECISIONS = ("32", "bf16")
 def networks_in(precision: str, method: nn.Module, device: torch.device) -> Iterator[None]:
     """Run the children of a method (encoder, decoder, head, ...) under bfloat16 autocast, and give float32 back.
 
+    A class with children that compute densities names those that are networks: networks = ("encoder", "decoder").
+
     Distributions, log-sum-exp and reductions stay outside: a log density of 784 pixels has no digits left in bfloat16.
     Contexts may be nested; a deep copy of the method that is made inside is in float32.
     """
     if precision not in PRECISIONS:
         raise SettingsError(f"precision = {precision!r}, expected one of {', '.join(PRECISIONS)}")
-    networks = list(dict.fromkeys(_networks(method))) if precision == "bf16" else []
+    names = getattr(type(method), "networks", None)
+    networks = list(dict.fromkeys(_networks(method, names))) if precision == "bf16" else []
     before = [network.__dict__.get("forward") for network in networks]
     for network in networks:
         network.forward = _Autocast(network, device.type)
@@ -38,8 +41,10 @@ def networks_in(precision: str, method: nn.Module, device: torch.device) -> Iter
                 network.forward = forward
 
 
-def _networks(module: nn.Module) -> Iterator[nn.Module]:
-    for child in module.children():
+def _networks(module: nn.Module, names: Sequence[str] | None = None) -> Iterator[nn.Module]:
+    for name, child in module.named_children():
+        if names is not None and name not in names:
+            continue
         if isinstance(child, (nn.ModuleList, nn.ModuleDict)):  # several encoders: these are never called themselves
             yield from _networks(child)
         elif not isinstance(child, Objective):
@@ -66,4 +71,6 @@ def _floats(out: Any) -> Any:
         return out.float() if out.dtype == torch.bfloat16 else out
     if isinstance(out, dict):
         return {key: _floats(value) for key, value in out.items()}
-    return type(out)(_floats(part) for part in out) if type(out) in (tuple, list) else out
+    if isinstance(out, tuple) and hasattr(out, "_fields"):
+        return type(out)(*map(_floats, out))
+    return type(out)(map(_floats, out)) if type(out) in (tuple, list) else out

@@ -19,7 +19,7 @@ from genssl.objective import ObjectiveModule
 
 def parts_of(module: ObjectiveModule) -> list[nn.Module]:
     """The objective's module, and the owners of model and guide whole: also the parts that it does not train."""
-    return [module, *(owner.__dict__["owner"] for owner in module.owners)]
+    return [module, *module.whole_owners]
 
 
 class Stepper:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
+from genssl.errors import SettingsError
 from genssl.terms import closed_forms
 from genssl.terms.base import Term
 from genssl.terms.traces import Traces
@@ -41,13 +42,22 @@ class PosteriorEntropy(Term):
 
     def __init__(self, analytic: bool | Collection[str] = True) -> None:
         super().__init__()
+        if isinstance(analytic, str):
+            raise SettingsError(
+                f"PosteriorEntropy: analytic = {analytic!r}, expected True, False or a collection of site names"
+            )
         self.analytic = analytic if isinstance(analytic, bool) else frozenset(analytic)
 
     def forward(self, traces: Traces) -> Mapping[str, Tensor]:
+        unknown = [] if isinstance(self.analytic, bool) else sorted(self.analytic - traces.guide.keys())
+        if unknown:
+            raise SettingsError(
+                f"PosteriorEntropy: the guide has no site {unknown[0]!r}, only {', '.join(traces.guide)}"
+            )
         values = {}
         for site in traces.posterior:
             wanted = self.analytic if isinstance(self.analytic, bool) else site.name in self.analytic
-            closed = closed_forms.entropy(site.fn) if wanted and not site.auxiliary else None
+            closed = closed_forms.entropy(site.fn) if wanted and not (site.auxiliary or site.observed) else None
             values[site.name] = -site.log_prob if closed is None else site.per_group(closed)
         return values
 
@@ -98,7 +108,7 @@ class Constant(Term):
 
     def __init__(self, value: float = 0.0) -> None:
         super().__init__()
-        self.value = value
+        self.value = float(value)
 
     def forward(self, traces: Traces) -> Mapping[str, Tensor]:
         return {"constant": torch.full((traces.groups.num_groups,), self.value, device=traces.groups.device)}

@@ -10,7 +10,7 @@ import torch
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
-from genssl.errors import ShapeError
+from genssl.errors import ShapeError, SiteError
 from genssl.groups import Groups
 
 
@@ -39,7 +39,13 @@ class Site:
     def log_prob(self) -> Tensor:
         """[G] log density of the value, nats: see `per_group`."""
         if self._log_prob is None:
-            self._log_prob = self.per_group(self.fn.log_prob(self.value))
+            try:
+                density = self.fn.log_prob(self.value)
+            except ValueError as error:  # Pyro's checks of arguments and support, which do not know the site
+                raise SiteError(
+                    f"site '{self.name}': {str(error).split(', but found')[0]}; check data and likelihood"
+                ) from error
+            self._log_prob = self.per_group(density)
         return self._log_prob
 
     def per_group(self, value: Tensor) -> Tensor:
@@ -48,6 +54,11 @@ class Site:
         Only the factor of the subsampled plate `groups` is divided out, so that the sum over groups times N / G is what
         Trace_ELBO adds up. A site outside `groups` is shared by all N groups: each gets 1 / N of it.
         """
+        if value.shape != self.fn.batch_shape:
+            raise ShapeError(
+                f"site '{self.name}': {type(self.fn).__name__} gives densities of shape {list(value.shape)}, expected its batch shape "
+                f"{list(self.fn.batch_shape)}; check the shapes of its parameters"
+            )
         scale, dim = self.scale, self.groups_dim
         if dim is not None:
             factor = self.plates[dim].full_size / self.plates[dim].size

@@ -104,6 +104,11 @@ def _takes(views: Callable[..., Any], *arguments: Any) -> bool:
 def _split(result: Any, x: Tensor, num_views: int) -> tuple[Tensor, Tensor | None]:
     """What a callable returned -> (views, style or None), checked."""
     view, style = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
+    if isinstance(view, Tensor) and isinstance(style, Tensor) and view.shape == style.shape:
+        raise ShapeError(
+            f"views returned two tensors {list(view.shape)}: two views, or a view and its style? expected torch.stack(views, 1) for views, "
+            "or Groups(x, style=...)"
+        )
     fits = isinstance(view, Tensor) and (style is None or isinstance(style, Tensor))
     if fits:
         all_views = view.dim() == x.dim() + 1

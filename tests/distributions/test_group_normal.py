@@ -167,6 +167,16 @@ def test_padding_is_integrated_out():
     assert z.grad[0, :2].abs().min() > 0
 
 
+@pytest.mark.parametrize("content", [None, 1.3])
+def test_a_group_without_views_has_density_one(content):
+    prior = GroupNormal(0.5, 3, 2, content, mask=torch.zeros(1, 3, dtype=torch.bool))
+    z = torch.randn(1, 3, 2)
+    assert prior.log_prob(z).abs().max() < 1e-6
+    assert prior.expected_log_prob(z, z.exp()).abs().max() < 1e-6
+    if content is not None:
+        torch.testing.assert_close(prior.content_posterior(z).stddev, torch.full((1, 2), content))
+
+
 def test_precision():
     prior = GroupNormal(0.5, 3, 2)
     z = torch.randn(4, 3, 2, dtype=torch.float64)
