@@ -9,8 +9,8 @@ The story: images of a group show the same digit (content y); each has its own w
     y -> z_j,   (z_j, b_j) -> x_j,   y ~ N(0, 1),   z_j ~ N(y, 0.4^2),   log b_j ~ N(0, 0.3^2),   x_j ~ N(b_j decoder(z_j), 0.15^2)
 
 Groups come from the data (images with the same label, two to five of them), so no augmentation is involved and groups differ in
-size. Result (seed 0, 2 cores, about 20 s): content told from the images of a group, nearest class mean of E[y | x_1..x_J], about 100%
-of test groups; from one image alone about 90%.
+size. Result (seed 0, one core of a Xeon, under a minute): the nearest class mean of E[y | x_1..x_J] is the right one for 38 of 39 test
+groups (0.974), and for 36 of them (0.923) from their first image alone. (Labels made the groups, so this is no unsupervised figure.)
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python examples/digits.py
 
-Result (seed 0, 2 cores, under a minute): see the printed table; nearest neighbours on 10 numbers an image read about 96% of the
-test digits (other writers than in training), against about 86% for the same network before any training.
+Result (seed 0, 2 cores of a Xeon, half a minute): nearest neighbours on the 10 numbers of z read 96.7% of the test digits (other writers
+than in training), against 79.7% for the same encoder before any training.
 """
 
 from __future__ import annotations
