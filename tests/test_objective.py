@@ -122,7 +122,7 @@ def test_minibatches_average_to_the_whole(float64):
 
 
 class LinearGaussian(nn.Module):
-    """x_j = z_j + noise with a linear guide: everything is known in closed form (theory: simvae 3.1)."""
+    """x_j = z_j + noise with a linear guide: everything is known in closed form."""
 
     def __init__(self, view, content, noise, views):
         super().__init__()
@@ -748,7 +748,7 @@ def test_settings_errors():
 
 
 def test_factor_in_a_guide_is_subtracted(float64):
-    """A positive loss L is minimised by factor(L, has_rsample=True) in the guide (anchors 3.4): it counts as -log q."""
+    """A positive loss L is minimised by factor(L, has_rsample=True) in the guide: it counts as -log q."""
     groups, weight = make_groups(), torch.tensor(2.0, requires_grad=True)
 
     def guide(groups):

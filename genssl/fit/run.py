@@ -107,7 +107,7 @@ class Run:
         return method.to(self.device).train(self.method.training)
 
     def evaluate(self) -> dict[str, Any]:
-        """Measure the representation; writes and returns evaluation.json (DESIGN: fractions in [0, 1])."""
+        """Measure the representation; writes and returns evaluation.json (fractions in [0, 1])."""
         return evaluate(self)
 
     def _example(self) -> Groups:
