@@ -55,7 +55,7 @@ class InkSimVAE(nn.Module):
             y = pyro.sample(
                 "y", dist.Normal(torch.zeros(len(groups), 1, self.dim, device=groups.device), 1.0).to_event(1)
             )
-            with views_plate, pyro.poutine.mask(mask=valid(groups)):  # views that do not exist count nothing
+            with views_plate, pyro.poutine.mask(mask=groups.valid):  # views that do not exist count nothing
                 z = pyro.sample("z", dist.Normal(y.expand(-1, groups.num_views, -1), VIEW_SCALE).to_event(1))
                 log_ink = pyro.sample("log_ink", dist.Normal(torch.zeros(z.shape[:2], device=z.device), INK_SCALE))
                 image = self.decoder(z.flatten(0, 1)).unflatten(0, z.shape[:2])
@@ -66,7 +66,7 @@ class InkSimVAE(nn.Module):
         loc, log_scale = groups.map(self.encoder).split(self.dim + 1, -1)
         groups_plate, views_plate = groups.plates
         with groups_plate:
-            with views_plate, pyro.poutine.mask(mask=valid(groups)):
+            with views_plate, pyro.poutine.mask(mask=groups.valid):
                 z = pyro.sample("z", dist.Normal(loc[..., :-1], log_scale[..., :-1].exp()).to_event(1))
                 pyro.sample("log_ink", dist.Normal(loc[..., -1], log_scale[..., -1].exp()))
             mean, scale = self.content_of(z, groups)
@@ -74,7 +74,7 @@ class InkSimVAE(nn.Module):
 
     def content_of(self, z: torch.Tensor, groups: genssl.Groups) -> tuple[torch.Tensor, torch.Tensor]:
         """q(y | z_1..z_J): the mean view, shrunk and corrected by a learned map; narrower for larger groups."""
-        weights = valid(groups)[..., None] / groups.count[:, None, None]
+        weights = groups.valid[..., None] / groups.count[:, None, None]
         precision = 1 + groups.count / VIEW_SCALE**2
         mean = self.pool((weights * z).sum(1))
         return mean, precision.rsqrt()[:, None].expand_as(mean)
@@ -102,15 +102,6 @@ class InkSimVAE(nn.Module):
             nn.Unflatten(-1, example.event_shape),
         )
         return cls(encoder, decoder, dim)
-
-
-def valid(groups: genssl.Groups) -> torch.Tensor:
-    """[G, J] True where a view exists."""
-    return (
-        groups.mask
-        if groups.mask is not None
-        else torch.ones(len(groups), groups.num_views, dtype=torch.bool, device=groups.device)
-    )
 
 
 def accuracy(run: genssl.Run) -> float:

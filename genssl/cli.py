@@ -151,6 +151,14 @@ def fit(
             err=True,
         )
         raise click.exceptions.Exit(130) from stop
+    if (
+        run.config["views"] is None
+        and run.config["num_views"] > 1
+        and run.config["data_description"]["held"] != "groups"
+    ):
+        click.echo(
+            "note: these data bring no views, so the views of a group are copies; see views= of genssl.fit", err=True
+        )
     if not run.finished:
         click.echo(f"{run.path}: step {run.step} of {run.config['steps']}, saved; go on with: {again(run.path)}")
     elif no_report or ((run.path / "report.html").exists() and (run.path / "evaluation.json").exists()):
@@ -178,7 +186,8 @@ def _finish(run: Any) -> None:
 def _summary(run: Any, figures: dict[str, Any]) -> str:
     """What was fitted and what it is worth, in a few lines."""
     lines = [
-        f"{run.config['method']} on {run.config['data_description'].get('name')}: {run.config['steps']} steps, {run.path}"
+        f"{run.config['method']} on {run.config['data_description'].get('name')}: "
+        f"{run.step or 0} of {run.config['steps']} steps, {run.path}"
     ]
     if run.metrics:
         lines.append(

@@ -88,6 +88,13 @@ class Groups:
         return self.mask.sum(-1)
 
     @property
+    def valid(self) -> Tensor:
+        """[G, J] bool, True where a view exists: the mask, or all True where there is none."""
+        if self.mask is not None:
+            return self.mask
+        return torch.ones(self.num_groups, self.num_views, dtype=torch.bool, device=self.device)
+
+    @property
     def view_labels(self) -> Tensor | None:
         """[G, J] the label of every view, or None."""
         if self.label is None or self.label.dim() == 2:
@@ -306,16 +313,10 @@ def _join_rest(parts: Sequence[Groups], views: int) -> dict[str, Any]:
         by_view = name == "style" or (name == "label" and values[0].dim() == 2)
         rest[name] = torch.cat([_pad_views(value, views) if by_view else value for value in values])
     if any(part.mask is not None or part.num_views != views for part in parts):
-        rest["mask"] = torch.cat([_pad_views(_mask_of(part), views) for part in parts])
+        rest["mask"] = torch.cat([_pad_views(part.valid, views) for part in parts])
     for name in ("style_names", "style_kinds"):
         given = {getattr(part, name) for part in parts}
         if len(given) > 1:
             raise DataError(f"Groups.collate: the parts differ in {name}: {given}")
         rest[name] = given.pop()
     return rest
-
-
-def _mask_of(part: Groups) -> Tensor:
-    if part.mask is not None:
-        return part.mask
-    return torch.ones(part.num_groups, part.num_views, dtype=torch.bool, device=part.device)

@@ -187,7 +187,7 @@ def test_a_method_and_data_of_the_user(capsys):
     options = ["--batch-size", "16", "--epochs", "1", "--set", "hidden=(16,16)", "--out", "run"]
     status, out, err = run(capsys, "fit", "mine.py:Mine", "--data", "mine.py:items", *options)
     assert status == 0, err
-    assert "Mine on items: 6 steps, run" in out
+    assert "Mine on items: 6 of 6 steps, run" in out
     status, _, err = run(capsys, "evaluate", "run")
     assert status == 2
     assert err.startswith("genssl: run: was fitted with Mine, a method of your own (it was ")

@@ -50,6 +50,12 @@ def test_map_never_shows_padding_to_a_network():
     torch.testing.assert_close(groups.unpack(groups.pack(groups.x)), groups.x)
 
 
+def test_valid_is_there_with_and_without_a_mask():
+    mask = torch.tensor([[True, False], [True, True]])
+    assert torch.equal(Groups(torch.rand(2, 2, 4), mask=mask).valid, mask)
+    assert Groups(torch.rand(2, 2, 4)).valid.all()
+
+
 def test_modalities():
     groups = Groups((torch.rand(5, 3), torch.rand(5, 1, 8, 8)), mask=torch.tensor([[True, True]] * 4 + [[True, False]]))
     assert groups.num_views == 2

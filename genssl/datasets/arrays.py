@@ -67,6 +67,10 @@ def check_values(x: Tensor, event: Sequence[int], where: str, rows: Sequence[int
         raise DataError(
             f"{where}: items of shape {list(event)} look like images with channels last, expected [C, H, W]; {remedy}"
         )
+    if len(event) == 2 and x.dtype == torch.uint8:
+        raise DataError(
+            f"{where}: uint8 items of shape {list(event)} look like images without a channel, expected [C, H, W]; add it with x[:, None]"
+        )
     if not x.is_floating_point():
         if image and x.dtype != torch.uint8:
             raise DataError(

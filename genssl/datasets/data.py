@@ -30,7 +30,8 @@ class Data:
     """A named data set.
 
     train, validation, test   Items, Stream or Groups of one event shape; None: there is no such split
-    classes   names of the labels 0, 1, ...; views: the default way of making views (None: the method's)
+    classes   names of the labels 0, 1, ...; views: the way of making views (None: genssl.views.images() for items [C, H, W],
+              copies for any other; genssl.views.Identity() for copies of images)
     notes     what to know about the exactness of the copy
     """
 
@@ -52,6 +53,14 @@ class Data:
                 raise DataError(
                     f"{self.name}: {name} is {split!r} but train is {self.train!r}; give all splits one event shape"
                 )
+
+        self._default_views()
+
+    def _default_views(self) -> None:
+        if self.views is None and not isinstance(self.train, Groups) and len(self.event_shape) == 3:
+            from genssl.views import images  # views stand on the same floor: only where they are made
+
+            self.views = images()
 
     def splits(self) -> Iterator[tuple[str, Split]]:
         """(name, split) of the splits that exist."""

@@ -123,8 +123,13 @@ class Run:
 def represent(method: nn.Module, x: Tensor, precision: str, batch_size: int = 4096) -> Tensor:
     """Means of method.encode(x), measured without a trace, in float32."""
     device = next((p.device for p in method.parameters()), torch.device("cpu"))
+    x = torch.as_tensor(x)
     with measuring(method), networks_in(precision, method, device):
         blocks = [method.encode(as_floats(part.to(device))).mean for part in x.split(batch_size)]  # type: ignore[operator]
+    if not all(isinstance(block, Tensor) for block in blocks):
+        raise SettingsError(
+            f"{type(method).__name__}.encode gave no distribution; return e.g. Normal(loc, scale).to_event(1), or Delta(z).to_event(1)"
+        )
     return torch.cat(blocks)
 
 

@@ -48,7 +48,10 @@ def _general(run: Any, evaluation: dict[str, Any] | str, drawings: dict[str, Dra
             "Best on test is chosen on the test set, over k, penalties, learning rates and epochs: it is above what a "
             "fair choice gives. The columns beside it are chosen on validation."
         )
-    if not decodes(run.method):
+    needs = getattr(getattr(run.method, "objective", None), "needs", None)
+    if not decodes(run.method) and needs is not None and "decoder" in needs:
+        lines.append("The method has a likelihood but no `decode`, so no images are decoded here.")
+    elif not decodes(run.method):
         lines.append(
             "No trained decoder: the reconstruction slot holds a substitute, so the sum of the terms is no bound on "
             "log p(x) and its level cannot be compared with that of other methods."

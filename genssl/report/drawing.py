@@ -151,6 +151,8 @@ def _map(run: Any, seen: Look) -> Drawing:
     title = "Map of z"
     if seen.z is None:
         return Drawing(title, _sentence(seen.why_not))
+    if len(seen.z) < 2:
+        return Drawing(title, "There are too few test items for a map.")
     if seen.z.shape[1] < 2:
         return Drawing(title, "z has one dimension: there is no plane to show.")
     if not bool(torch.isfinite(seen.z).all()):

@@ -75,6 +75,8 @@ def latent_map(z: Tensor, label: Tensor | None = None, classes: Sequence[str] | 
     centred = centred - centred.mean(0)
     _, values, directions = torch.linalg.svd(centred, full_matrices=False)
     share = values.square() / values.square().sum().clamp(min=1e-300)
+    if len(directions) < 2:
+        raise ShapeError(f"latent_map: {len(z)} items, expected at least 2; a map of fewer shows nothing")
     points = (centred @ directions[:2].T).numpy()
     figure, axes = _panel(height=4.4)
     size = 3 * min(4.0, max(1.0, (5000 / len(points)) ** 0.5))

@@ -81,6 +81,8 @@ class LogPrior(Term):
 
     def __init__(self, analytic: bool = False) -> None:
         super().__init__()
+        if not isinstance(analytic, bool):
+            raise SettingsError(f"LogPrior: analytic = {analytic!r}, expected True or False")
         self.analytic = analytic
 
     def forward(self, traces: Traces) -> Mapping[str, Tensor]:

@@ -3,7 +3,7 @@
 from genssl.views.compose import Compose, Identity, PerImage, Transform
 from genssl.views.geometry import Geometric
 from genssl.views.grouping import make_groups
-from genssl.views.presets import digits, fashion_mnist, mnist
+from genssl.views.presets import digits, fashion_mnist, images, mnist
 
 __all__ = [
     "Compose",
@@ -13,6 +13,7 @@ __all__ = [
     "Transform",
     "digits",
     "fashion_mnist",
+    "images",
     "make_groups",
     "mnist",
 ]

@@ -22,6 +22,11 @@ def fashion_mnist() -> Geometric:
     return Geometric(crop_scale=(0.4, 1.0), crop_ratio=(0.75, 1.3), vertical_flip=0.5)
 
 
+def images() -> Geometric:
+    """For images that bring no views of their own: the crop of the paper, no flips (a flipped digit or word is another one)."""
+    return Geometric(crop_scale=(0.4, 1.0), crop_ratio=(0.75, 1.3))
+
+
 def digits() -> Geometric:
     """Ours, for 8x8 digits: sizes and places that differ by about a pixel, and 15 degrees.
 

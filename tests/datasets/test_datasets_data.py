@@ -261,3 +261,12 @@ def test_on_a_gpu_no_batch_waits(monkeypatch):
             torch.testing.assert_close(a.cpu(), b)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (IMAGES.nbytes, IMAGES.nbytes))
     assert Data("own", Items(IMAGES)).to("cuda").train.x.device.type == "cpu"
+
+
+def test_images_get_views_and_features_none():
+    from genssl import views
+
+    assert from_any(torch.rand(40, 1, 8, 8), seed=0).views == views.images()
+    assert from_any(torch.rand(40, 8), seed=0).views is None
+    with pytest.raises(DataError, match="without a channel"):
+        from_any(torch.zeros(40, 8, 8, dtype=torch.uint8), seed=0)
