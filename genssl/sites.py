@@ -125,6 +125,12 @@ def _check_same_plates(guide: dict[str, Site], model: dict[str, Site]) -> None:
             raise ShapeError(
                 f"site '{name}': stands in the plate 'groups' in the {one} but not in the {other}; enter groups.plate in both"
             )
+        dims = guide[name].groups_dim, model[name].groups_dim
+        if dims[0] != dims[1]:
+            raise ShapeError(
+                f"site '{name}': the plate 'groups' is at dim {dims[0]} in the guide and {dims[1]} in the model; use one layout: "
+                "groups.plate with joint sites (J, D), or groups.plates with one site a view"
+            )
         if inside[0][1] != inside[1][1]:
             raise ShapeError(
                 f"site '{name}': the plate 'groups' has size {inside[0][1]} in the guide and {inside[1][1]} in the model; use "

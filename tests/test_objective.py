@@ -709,15 +709,18 @@ def test_layouts_are_checked():
     with pytest.raises(ShapeError, match="'z'"):
         Objective(reconstruction=Constant(), prior=Constant()).terms(None, wrong_event, groups)
 
-    def mixed(groups):
+    def joint_guide(groups):
         with groups.plate:
-            pyro.sample("a", dist.Normal(torch.zeros(6, 2), 1.0).to_event(1))
-        with pyro.plate("groups_", 1):
-            pass
-        with pyro.plate("columns", 6, dim=-1), pyro.plate("rest", 1, dim=-2):
-            pass
+            pyro.sample("z", dist.Normal(torch.zeros(6, 3, 2), 1.0).to_event(2))
 
-    Objective(reconstruction=Constant(), prior=Constant()).terms(None, mixed, groups)
+    def nested_model(groups):
+        outer, inner = groups.plates
+        with outer, inner:
+            pyro.sample("z", dist.Normal(torch.zeros(6, 3, 2), 1.0).to_event(1))
+
+    Objective(reconstruction=Constant()).terms(nested_model, nested_guide, groups)
+    with pytest.raises(ShapeError, match="'z'.*one layout"):
+        Objective(reconstruction=Constant()).terms(nested_model, joint_guide, groups)
 
     def short_plate(groups):
         with pyro.plate("groups", 60, subsample=torch.arange(3)):
