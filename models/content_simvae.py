@@ -50,7 +50,7 @@ class ContentSimVAE(SimVAE):
                 view = dist.Normal(y.expand(-1, groups.num_views, -1), self.view_scale)
                 z = pyro.sample("z", _masked(view, groups).to_event(1))
                 with pyro.poutine.scale(scale=self.likelihood_weight):
-                    self.observe(z, groups)
+                    pyro.sample("x", self.observation(z, groups), obs=self.target(groups))
 
     def guide(self, groups: Groups) -> None:
         """q(z_j | x_j) for every view, then the exact q(y | z_1..z_J)."""
@@ -68,12 +68,6 @@ class ContentSimVAE(SimVAE):
             return dist.ImproperUniform(dist.constraints.real_vector, shape, (self.dim,))
         zero = torch.zeros(*shape, self.dim, device=groups.device)
         return dist.Normal(zero, self.content_scale).to_event(1)
-
-    def observe(self, z: Any, groups: Groups) -> None:
-        """The site x, NESTED layout: batch [G, J], event [*event]."""
-        output = groups.unpack(self.decoder(groups.pack(z)))
-        likelihood = self.likelihood(output, event_dim=len(groups.event_shape))
-        pyro.sample("x", likelihood if groups.mask is None else likelihood.mask(groups.mask), obs=groups.x)
 
 
 def _masked(view: Any, groups: Groups) -> Any:

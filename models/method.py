@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from genssl.distributions import Bernoulli, ContinuousBernoulli, Gaussian, at_least_float32
 from genssl.errors import SettingsError, ShapeError
 from genssl.groups import Groups
-from genssl.networks import default_hidden, mlp_decoder, mlp_encoder
+from genssl.networks import default_network, make_decoder, make_encoder
 from genssl.objective import Objective
 
 
@@ -133,11 +133,17 @@ class GenerativeMethod(Method):
 
     def observe(self, z: Tensor, groups: Groups) -> None:
         """The site x, JOINT layout: batch [G], event (J, *event), every view from its own z_j; z [G, J, D]."""
+        pyro.sample("x", self.observation(z, groups).to_event(1), obs=self.target(groups))
+
+    def observation(self, z: Tensor, groups: Groups) -> Any:
+        """p(x_j | z_j) of every view, batch [G, J], event [*event], masked where views are padded."""
         output = groups.unpack(self.decoder(groups.pack(z)))
         likelihood = self.likelihood(output, event_dim=len(groups.event_shape))
-        if groups.mask is not None:
-            likelihood = likelihood.mask(groups.mask)
-        pyro.sample("x", likelihood.to_event(1), obs=groups.x)
+        return likelihood if groups.mask is None else likelihood.mask(groups.mask)
+
+    def target(self, groups: Groups) -> Tensor:
+        """[G, J, *event], what is reconstructed: the views."""
+        return groups.x
 
     def decode(self, z: Tensor) -> Tensor:
         """E[x | z]: z [..., D] -> [..., *event]."""
@@ -155,38 +161,61 @@ class GenerativeMethod(Method):
         cls,
         example: Groups,
         *,
-        dim: int = 10,
+        dim: int | None = None,
+        network: str | None = None,
         hidden: Sequence[int] | None = None,
         likelihood: str | nn.Module = "gaussian",
         likelihood_scale: float = 0.02**0.5,
-        learned_scale: bool = False,
+        learned_scale: bool | str = False,
         **settings: Any,
     ) -> Self:
-        """The method with fully connected networks for data like `example` (the paper's Table 3; smaller ones for small events).
+        """The method with default networks for data like `example`.
 
-        hidden: widths of the encoder, reversed in the decoder. likelihood: "gaussian", "bernoulli", "continuous_bernoulli", or a
-        module. Images get a sigmoid on a Gaussian's mean, since their values are in [0, 1].
+        network: "mlp" (the paper's Table 3; smaller for small events), "conv" (its Table 4), "released_conv", "resnet18", "timm:NAME";
+        default: conv for colour images of 32x32 and 64x64, mlp for everything else. dim: 10, with conv 64, as in the paper.
+        hidden: widths of the mlp encoder, reversed in the decoder. likelihood: "gaussian", "bernoulli", "continuous_bernoulli", or a
+        module. learned_scale: True for one learned scale, "pixel" for one a pixel. Images get a sigmoid on a Gaussian's mean, since
+        their values are in [0, 1].
         """
-        shape = example.event_shape
-        if not isinstance(example.x, Tensor):
-            raise ShapeError(
-                f"{cls.__name__}.build: data of several modalities have no default networks; construct {cls.__name__} yourself"
-            )
-        families = {
-            "gaussian": Gaussian(likelihood_scale, learned_scale),
-            "bernoulli": Bernoulli(),
-            "continuous_bernoulli": ContinuousBernoulli(),
-        }
-        if isinstance(likelihood, str):
-            if likelihood not in families:
-                raise SettingsError(
-                    f"{cls.__name__}.build: likelihood = {likelihood!r}, expected one of {', '.join(families)}"
-                )
-            likelihood = families[likelihood]
-        widths = tuple(default_hidden(shape) if hidden is None else hidden)
+        shape = event_shape_of(example, cls)
+        network = default_network(shape) if network is None else network
+        dim = default_dim(network) if dim is None else dim
+        likelihood = make_likelihood(shape, likelihood, likelihood_scale, learned_scale)
         squash = isinstance(likelihood, Gaussian) and len(shape) == 3
-        encoder = mlp_encoder(shape, 2 * dim, widths)
-        decoder = mlp_decoder(dim, shape, widths[::-1], sigmoid=squash)
+        encoder = make_encoder(network, shape, 2 * dim, hidden)
+        decoder = make_decoder(network, dim, shape, hidden, sigmoid=squash)
         method = cls(encoder, decoder, likelihood_scale=likelihood_scale, likelihood=likelihood, dim=dim, **settings)
         method._event_dim = len(shape)
         return method
+
+
+def event_shape_of(example: Groups, cls: type) -> tuple[int, ...]:
+    """The shape of one view, for default networks; of several modalities there are none."""
+    if not isinstance(example.x, Tensor):
+        raise ShapeError(
+            f"{cls.__name__}.build: data of several modalities have no default networks; construct {cls.__name__} yourself"
+        )
+    return example.event_shape
+
+
+def default_dim(network: str) -> int:
+    """The paper's latent sizes: 10 with its MLPs, 64 with its convolutions."""
+    return 10 if network == "mlp" else 64
+
+
+def make_likelihood(
+    shape: Sequence[int], likelihood: str | nn.Module, scale: float, learned: bool | str = False
+) -> nn.Module:
+    """A likelihood of genssl.distributions by name; a module is taken as it is."""
+    if not isinstance(likelihood, str):
+        return likelihood
+    if learned not in (True, False, "pixel"):
+        raise SettingsError(f"build: learned_scale = {learned!r}, expected True, False or 'pixel'")
+    families = {"bernoulli": Bernoulli, "continuous_bernoulli": ContinuousBernoulli}
+    if likelihood == "gaussian":
+        if learned != "pixel":
+            return Gaussian(scale, bool(learned))
+        return Gaussian(scale, True, shape, floor=1 / 255 if len(shape) == 3 else 0.0)
+    if likelihood not in families:
+        raise SettingsError(f"build: likelihood = {likelihood!r}, expected one of gaussian, {', '.join(families)}")
+    return families[likelihood]()

@@ -1,5 +1,6 @@
 """Joint priors over the views of a group, and likelihoods of one view."""
 
+from genssl.distributions.group_mixture import GroupMixture
 from genssl.distributions.group_normal import GroupNormal
 from genssl.distributions.likelihoods import Bernoulli, ContinuousBernoulli, Gaussian
 from genssl.distributions.pixels import IsotropicNormal, LogitsContinuousBernoulli
@@ -9,6 +10,7 @@ __all__ = [
     "Bernoulli",
     "ContinuousBernoulli",
     "Gaussian",
+    "GroupMixture",
     "GroupNormal",
     "IsotropicNormal",
     "LogitsContinuousBernoulli",

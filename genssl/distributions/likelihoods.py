@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pyro.distributions as dist
 import torch
@@ -19,24 +20,41 @@ class Gaussian(nn.Module):
 
     Args:
         scale: standard deviation of every pixel or feature (the paper's likelihood variance 0.02 is scale 0.1414).
-        learned: makes log scale a parameter, the same for all pixels; its optimum is the root mean squared error. With a
-            deterministic guide on a flexible decoder it diverges (scale -> 0), so keep an entropy term beside it.
+        learned: makes log scale a parameter; its optimum is the root mean squared error. With a deterministic guide on a
+            flexible decoder it diverges (scale -> 0), so keep an entropy term beside it.
+        event_shape: one learned scale for every pixel, N(decoder(z), diag scale^2); None: one for all. A pixel that hardly varies
+            (the border of MNIST) would be learned without limit, and such pixels would come to dominate: give a floor.
+        floor: noise that a learned scale is added to, scale^2 = floor^2 + exp(2 log_scale); 1/255 suits 8-bit images.
     """
 
-    def __init__(self, scale: float, learned: bool = False) -> None:
+    def __init__(
+        self, scale: float, learned: bool = False, event_shape: Sequence[int] | None = None, floor: float = 0.0
+    ) -> None:
         super().__init__()
         if not 0 < scale < math.inf:
             raise SettingsError(f"Gaussian: scale = {scale}, expected a positive standard deviation")
-        self._fixed = None if learned else float(scale)
-        self.log_scale = nn.Parameter(torch.tensor(math.log(scale))) if learned else None
+        if not learned and (event_shape is not None or floor):
+            raise SettingsError("Gaussian: event_shape and floor are for a learned scale; give learned=True")
+        if not 0 <= floor < scale:
+            raise SettingsError(f"Gaussian: floor = {floor}, expected at least 0 and below scale = {scale}")
+        self._fixed, self.floor = None if learned else float(scale), float(floor)
+        start = torch.full(() if event_shape is None else tuple(event_shape), 0.5 * math.log(scale**2 - floor**2))
+        self.log_scale = nn.Parameter(start) if learned else None
 
     @property
     def scale(self) -> float | Tensor:
-        """The standard deviation, a number when fixed and a tensor when learned."""
-        return self._fixed if self.log_scale is None else self.log_scale.exp()  # type: ignore[return-value]
+        """The standard deviation: a number when fixed, a tensor [] or [*event] when learned."""
+        if self.log_scale is None:
+            return self._fixed  # type: ignore[return-value]
+        if not self.floor:
+            return self.log_scale.exp()
+        return ((2 * self.log_scale).exp() + self.floor**2).sqrt()
 
     def forward(self, output: Tensor, event_dim: int) -> dist.TorchDistribution:
-        return IsotropicNormal(at_least_float32(output), self.scale, event_dim)
+        scale = self.scale
+        if isinstance(scale, Tensor) and scale.dim() > 0:
+            return dist.Normal(at_least_float32(output), scale).to_event(event_dim)
+        return IsotropicNormal(at_least_float32(output), scale, event_dim)
 
     def mean(self, output: Tensor) -> Tensor:
         """E[x | z] from the decoder's output."""

@@ -36,7 +36,7 @@ def entropy(fn: Any) -> Tensor | None:
 def expected_log_prob(p: Any, q: Any) -> Tensor | None:
     """E_q log p(z), batch shape of p, nats, for q a diagonal Normal and p a GroupNormal or Normal; None for any other pair."""
     if isinstance(p, GroupNormal):
-        normal = _diagonal_normal(q)
+        normal = diagonal_normal(q)
         return None if normal is None else p.expected_log_prob(normal.loc, normal.scale)
     if isinstance(p, torch.distributions.Independent) and isinstance(q, torch.distributions.Independent):
         if p.reinterpreted_batch_ndims != q.reinterpreted_batch_ndims:
@@ -45,13 +45,13 @@ def expected_log_prob(p: Any, q: Any) -> Tensor | None:
     if isinstance(p, dist.MaskedDistribution):
         inner = expected_log_prob(p.base_dist, q.base_dist if isinstance(q, dist.MaskedDistribution) else q)
         return None if inner is None else _masked(inner, p._mask)
-    normal = _diagonal_normal(q)
+    normal = diagonal_normal(q)
     if normal is None or not isinstance(p, torch.distributions.Normal):
         return None
     return p.log_prob(normal.loc) - normal.scale.square() / (2 * p.scale.square())
 
 
-def _diagonal_normal(q: Any) -> torch.distributions.Normal | None:
+def diagonal_normal(q: Any) -> torch.distributions.Normal | None:
     """The Normal under Independent and masks: padded views are left to p, which has its own mask."""
     while isinstance(q, (torch.distributions.Independent, dist.MaskedDistribution)):
         q = q.base_dist

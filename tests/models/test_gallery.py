@@ -32,7 +32,7 @@ def groups(request):
         if request.param == "ragged"
         else None
     )
-    return Groups(torch.rand(4, views, *event), mask=mask, label=torch.arange(4))
+    return Groups(torch.rand(4, views, *event), mask=mask, label=torch.arange(4), source=torch.rand(4, *event))
 
 
 @pytest.mark.parametrize("cls", METHODS)

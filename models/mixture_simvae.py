@@ -1,0 +1,156 @@
+"""SimVAE whose content comes from a learned mixture, with labels where they are known."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pyro
+import torch
+from genssl.models.method import GenerativeMethod
+from torch import Tensor, nn
+
+from genssl.distributions import GroupMixture
+from genssl.errors import DataError, SettingsError
+from genssl.groups import Groups
+from genssl.objective import Objective
+
+
+class Components(nn.Module):
+    """The learned p(y) = sum_k pi_k N(m_k, diag c_k^2): logits [K], loc [K, D], log_scale [K, D]; means start as draws of N(0, I)."""
+
+    def __init__(self, num_components: int, dim: int, content_scale: float) -> None:
+        super().__init__()
+        if num_components < 1:
+            raise SettingsError(f"MixtureSimVAE: num_components = {num_components}, expected at least 1")
+        if not 0 < content_scale < math.inf:
+            raise SettingsError(
+                f"MixtureSimVAE: content_scale = {content_scale}, expected a positive standard deviation"
+            )
+        self.content_scale = content_scale
+        self.logits = nn.Parameter(torch.empty(num_components))
+        self.loc = nn.Parameter(torch.empty(num_components, dim))
+        self.log_scale = nn.Parameter(torch.empty(num_components, dim))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        with torch.no_grad():
+            self.logits.zero_()
+            self.loc.normal_()
+            self.log_scale.fill_(math.log(self.content_scale))
+
+
+class MixtureSimVAE(GenerativeMethod):
+    r"""k -> y -> z_j -> x_j: content from one of K learned components, k and y integrated out; labels observed for some groups.
+
+        p(y) = sum_k pi_k N(y; m_k, diag c_k^2),   p(z_1..z_J) in closed form (genssl.distributions.GroupMixture)
+        ELBO = sum_j E_q log p(x_j | z_j) + sum_j H[q(z_j | x_j)] + E_q log p(z_1..z_J)  [ + E_q log p(k = label | z_1..z_J) ]
+
+    For a labelled group log p(z) + log p(k | z) = log pi_k + log p(z | k): the same model with k observed, written so that the label is
+    a site of its own, whose weight can be raised. At label_weight 1 the sum is a lower bound on log p(x, label); above it, it is
+    not, as in the semi-supervised VAE.
+
+    Sources: the mixture prior over content that Bizeul et al. 2024 (arXiv:2402.01399, section 4) names and does not fit; labels as in
+    Kingma, Rezende, Mohamed, Welling 2014 (NeurIPS, arXiv:1406.5298), whose alpha is label_weight. The guide is SimVAE's.
+
+    Loose as SimVAE is. Without labels a component is a cluster of groups, not a class; components can stay empty or share a cluster
+    (start them wide, content_scale about 1). It collapses where SimVAE does, and with few components of small scale all content is
+    pulled onto K points.
+
+    Args:
+        view_scale: standard deviation of z_j around y.
+        num_components: K; with labels, at least the number of classes: label c is component c.
+        content_scale: where the learned standard deviations of the components start.
+        labels: how many training groups show their label (a fixed random choice of places in the training set, blind to the classes and
+            the same for every seed); None: every group whose label is not negative; 0: none. No other label is looked at.
+        label_weight: weight of log p(k = label | z), at least 0; 1 is the model. A few labels among many groups come too late: components
+            have settled without them. About (groups / labelled groups) makes them heard.  The rest: GenerativeMethod.
+    """
+
+    source = "Bizeul et al. 2024, arXiv:2402.01399, section 4; Kingma et al. 2014, arXiv:1406.5298"
+    collapses = "as SimVAE; components stay empty or share a cluster"
+    defaults = {
+        "digits": {"num_views": 4, "batch_size": 128, "lr": 1e-3, "epochs": 200},
+        "": {"num_views": 4, "batch_size": 128, "lr": 1e-3, "epochs": 50},
+    }
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        view_scale: float,
+        likelihood_scale: float,
+        *,
+        num_components: int = 10,
+        content_scale: float = 1.0,
+        labels: int | None = 0,
+        label_weight: float = 1.0,
+        likelihood: nn.Module | None = None,
+        dim: int | None = None,
+        objective: Objective | None = None,
+    ) -> None:
+        super().__init__(encoder, decoder, likelihood_scale=likelihood_scale, likelihood=likelihood, dim=dim)
+        if labels is not None and labels < 0:
+            raise SettingsError(
+                f"MixtureSimVAE: labels = {labels}, expected a number of groups, or None for all that have one"
+            )
+        if not label_weight >= 0:
+            raise SettingsError(f"MixtureSimVAE: label_weight = {label_weight}, expected a number of at least 0")
+        self.components = Components(num_components, self.dim, content_scale)
+        self.view_scale, self.labels, self.label_weight = view_scale, labels, float(label_weight)
+        self._shown: Tensor | None = None  # [total] which places of the training set show their label
+        self.objective = Objective() if objective is None else objective
+
+    def model(self, groups: Groups) -> None:
+        """JOINT layout: z [G, J, D] with k and y integrated out; x from z; the component of the groups that are labelled."""
+        prior, known = self.prior(groups), self.known(groups)
+        with groups.plate:
+            z = pyro.sample("z", prior)
+            self.observe(z, groups)
+            if known is not None and self.label_weight:
+                with pyro.poutine.scale(scale=self.label_weight):
+                    pyro.sample("label", prior.component(z).mask(known), obs=groups.label.clamp(min=0))  # type: ignore[union-attr]
+
+    def prior(self, groups: Groups) -> GroupMixture:
+        """p(z_1..z_J) for these groups, event (J, D)."""
+        parts = self.components
+        return GroupMixture(
+            self.view_scale, groups.num_views, parts.logits, parts.loc, parts.log_scale.exp(), groups.mask
+        )
+
+    def known(self, groups: Groups) -> Tensor | None:
+        """[G] bool, which groups show their label; None where none does."""
+        if self.labels == 0:
+            return None
+        if groups.label is None or groups.label.dim() != 1:
+            raise DataError(
+                "MixtureSimVAE: labels are to be observed, but the groups have no label [G]; give labels, or labels=0"
+            )
+        given = groups.label >= 0
+        if self.labels is None:
+            return given
+        if self._shown is None or len(self._shown) != groups.total:
+            order = torch.randperm(groups.total, generator=torch.Generator().manual_seed(0))
+            self._shown = torch.zeros(groups.total, dtype=torch.bool).index_fill_(0, order[: self.labels], True)
+        self._shown = self._shown.to(groups.device)
+        return given & self._shown[groups.rows]
+
+    def classify(self, groups: Groups) -> Any:
+        """p(k | x_1..x_J) at the posterior means: batch [G], a Categorical over the K components (classes, where labels were shown)."""
+        return self.prior(groups).component(self._means(groups)[0])
+
+    def content(self, groups: Groups) -> Any:
+        """q(y | x_1..x_J), a mixture of K Normals: batch [G], event [D]; p(k | z) is taken at the posterior means."""
+        loc, spread = self._means(groups)
+        return self.prior(groups).content_posterior(loc, spread)
+
+    def _means(self, groups: Groups) -> tuple[Tensor, Tensor]:
+        """Posterior means [G, J, D], and the variance of their mean over views [G, D]."""
+        posterior = self.posterior(groups)
+        normal = posterior if groups.mask is None else posterior.base_dist
+        variance = normal.variance if groups.mask is None else normal.variance * groups.mask.unsqueeze(-1)
+        return normal.loc, variance.sum(-2) / groups.count.unsqueeze(-1).to(variance.dtype) ** 2
+
+    @classmethod
+    def build(cls, example: Groups, *, view_scale: float = 0.15**0.5, **settings: Any) -> MixtureSimVAE:
+        return super().build(example, view_scale=view_scale, **settings)
