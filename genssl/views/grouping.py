@@ -26,7 +26,8 @@ def make_groups(
 
     views is one of
     - None: J copies of every item
-    - a transform of genssl.views (it has `style_names`): called once on all G J rows
+    - a transform of genssl.views (it has `style_names`): called once on all G J rows; with label=[G J] too where it has
+      `uses_label`, as views of the same class that are made anew need
     - any callable (x [G, *event], index [G], generator). What it returns decides, by its number of dimensions:
       [G, J, *event'], all views, or [G, *event'], one view, when it is called J times; a pair of either and its style
       ([G, J, S] or [G, S]); or a Groups, which is used as it is, label and source added where it has none.
@@ -61,7 +62,9 @@ def _from_transform(
     x: Tensor, index: Tensor | None, label: Tensor | None, views: Any, num_views: int, generator: torch.Generator
 ) -> Groups:
     rows = len(x) * num_views
-    result = views(_repeat(x, num_views), None if index is None else _repeat(index, num_views), generator)
+    index_of_row, label_of_row = (None if value is None else _repeat(value, num_views) for value in (index, label))
+    extra = {"label": label_of_row} if getattr(views, "uses_label", False) else {}
+    result = views(_repeat(x, num_views), index_of_row, generator, **extra)
     names, kinds = tuple(views.style_names), tuple(views.style_kinds)
     fits = isinstance(result, tuple) and len(result) == 2 and all(isinstance(part, Tensor) for part in result)
     if not fits or len(result[0]) != rows or result[1].shape != (rows, len(names)):
