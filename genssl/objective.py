@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -18,10 +16,9 @@ from torch import Tensor, nn
 
 from genssl.errors import SettingsError, SiteError
 from genssl.groups import Groups
+from genssl.objective_module import ObjectiveModule, buffers_kept, owners_of
 from genssl.sites import run_guide, run_model
 from genssl.terms import SLOTS, LogLikelihood, LogPrior, PosteriorEntropy, Site, Term, Traces
-
-_names = itertools.count()
 
 
 @dataclass
@@ -112,8 +109,8 @@ class Objective(nn.Module, ELBO):
 
     def terms(self, model: Callable[..., Any] | None, guide: Callable[..., Any], groups: Groups) -> Terms:
         """The slots on these groups. Twice under the same generator state it gives the same; BatchNorm statistics stay."""
-        with _buffers_kept(_owners(model, guide)):
-            return self._measure(model, guide, groups)
+        with buffers_kept(owners_of(model, guide)):
+            return self.run(model, guide, groups)[0]
 
     def __call__(self, model: Callable[..., Any] | None, guide: Callable[..., Any]) -> ObjectiveModule:  # type: ignore[override]
         """An nn.Module of model and guide, whose forward(groups) is the loss."""
@@ -143,10 +140,18 @@ class Objective(nn.Module, ELBO):
         return loss.item()
 
     def update(self) -> None:
-        """Advance queues, centres, EMA copies, prototypes: of the terms, and of every module that owns a model or guide, once each."""
-        for term in self._active():
-            term.update()
-        owners = {id(owner): owner for module in self._modules_made for owner in module.whole_owners}
+        """Advance queues, centres, EMA copies, prototypes: of the terms, and of every module that owns a model or guide, once each.
+
+        A term gets the traces of the last training forward, and none twice; an owner's `update()` takes no argument.
+        """
+        modules = list(self._modules_made)
+        for module in modules:
+            traces, module.last = module.last, None
+            if traces is not None:
+                with torch.no_grad():
+                    for term in self._active():
+                        term.update(traces.detach())
+        owners = {id(owner): owner for module in modules for owner in module.whole_owners}
         for owner in owners.values():
             advance = getattr(owner, "update", None)
             if callable(advance):
@@ -154,19 +159,22 @@ class Objective(nn.Module, ELBO):
 
     # ------------------------------------------------------------------ inside
 
-    def _measure(self, model: Callable[..., Any] | None, guide: Callable[..., Any], groups: Groups) -> Terms:
-        particles = [self._particle(model, guide, groups) for _ in range(self.num_particles)]
-        if len(particles) == 1:
-            return particles[0]
-        count = len(particles)
+    def run(self, model: Callable[..., Any] | None, guide: Callable[..., Any], groups: Groups) -> tuple[Terms, Traces]:
+        """The slots with their graph, averaged over particles, and the traces of the last particle."""
+        terms, traces = zip(*(self._particle(model, guide, groups) for _ in range(self.num_particles)), strict=True)
+        if len(terms) == 1:
+            return terms[0], traces[0]
+        count = len(terms)
         sites = {
-            slot: {name: sum(p.sites[slot][name] for p in particles) / count for name in particles[0].sites[slot]}
+            slot: {name: sum(p.sites[slot][name] for p in terms) / count for name in terms[0].sites[slot]}
             for slot in SLOTS
         }
-        slots = {name: sum(getattr(p, name) for p in particles) / count for name in (*SLOTS, "objective")}
-        return Terms(**slots, sites=sites)  # type: ignore[arg-type]
+        slots = {name: sum(getattr(p, name) for p in terms) / count for name in (*SLOTS, "objective")}
+        return Terms(**slots, sites=sites), traces[-1]
 
-    def _particle(self, model: Callable[..., Any] | None, guide: Callable[..., Any], groups: Groups) -> Terms:
+    def _particle(
+        self, model: Callable[..., Any] | None, guide: Callable[..., Any], groups: Groups
+    ) -> tuple[Terms, Traces]:
         if not isinstance(groups, Groups):
             raise SettingsError(
                 f"Objective: model and guide take a genssl.Groups, not {type(groups).__name__}; wrap the data: Groups(x)"
@@ -193,7 +201,7 @@ class Objective(nn.Module, ELBO):
                     sites[slot][f"{name} #{same + 1}" if same else name] = value
                     weighted = weighted + weight * value
             values[slot] = sum(sites[slot].values(), start=zero)
-        return Terms(**values, objective=weighted, sites=sites)
+        return Terms(**values, objective=weighted, sites=sites), traces
 
     def _active(self) -> Iterator[Term]:
         return (term for combined in self.slots.values() for _, term in combined.parts)
@@ -212,161 +220,3 @@ class Objective(nn.Module, ELBO):
 
     def __str__(self) -> str:
         return "\n".join(f"{slot:<14} {term}" for slot, term in self.slots.items())
-
-
-class ObjectiveModule(nn.Module):
-    """objective(model, guide): forward(groups) -> scalar loss, -mean over groups of the weighted objective, in nats.
-
-    Its parameters are those of the modules that own model and guide, and of the terms, each once. Of a genssl method, parts that
-    no active term needs (a decoder where there is no likelihood) are left out; a user's own module is taken whole. A parameter that
-    the loss depends on and that is not among them (of a closure, or of pyro.param) is an error at the first forward: no optimiser
-    would move it. `terms` holds the detached Terms of the last forward.
-    """
-
-    def __init__(self, objective: Objective, model: Callable[..., Any] | None, guide: Callable[..., Any]) -> None:
-        super().__init__()
-        self.objective = objective
-        self.whole_owners = tuple(_owners(model, guide))
-        self.owners = nn.ModuleList([_Owner(owner, objective.needs) for owner in self.whole_owners])
-        self.terms: Terms | None = None
-        # In a tuple, so that a model or guide that is a module is not registered a second time.
-        self._functions = (model, guide)
-        self._name = f"genssl.{next(_names)}"
-        self._made_of = self._structure()
-        self._checked = False
-        objective._modules_made.add(self)
-
-    def forward(self, groups: Groups) -> Tensor:
-        if self.stale:
-            raise SettingsError(
-                "the terms of the objective, or the parts of the method, have changed since objective(model, guide) was called; call it "
-                "again, and make the optimiser from the new module"
-            )
-        loss = self.loss(groups)
-        self.check_trained(loss, ())
-        return loss
-
-    def loss(self, groups: Groups) -> Tensor:
-        terms = self.objective._measure(*self._functions, groups)
-        self.terms = terms.detach()
-        return -terms.objective.mean()
-
-    def update(self) -> None:
-        """Advance the state of terms and owners, after the optimiser step."""
-        self.objective.update()
-
-    @property
-    def stale(self) -> bool:
-        """Whether the objective needs other parts, or an owner has other children, than when this was made."""
-        return self._structure() != self._made_of
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._made_of = self._structure()  # a copy has parts of its own
-        self.objective._modules_made.add(self)
-
-    def _structure(self) -> Any:
-        children = [[(name, id(child)) for name, child in owner._modules.items()] for owner in self.whole_owners]
-        return self.objective.needs, [id(term) for term in self.objective.slots.values()], children
-
-    def check_trained(self, loss: Tensor, also: Iterable[Tensor]) -> None:
-        """At the first step: every leaf that the loss depends on must be a parameter of this module (or one of `also`)."""
-        if self._checked or loss.grad_fn is None:
-            return
-        self._checked = True
-        known = {id(parameter) for parameter in itertools.chain(self.parameters(), also)}
-        for leaf in _leaves(loss):
-            if id(leaf) not in known:
-                named = itertools.chain.from_iterable(owner.named_parameters() for owner in self.whole_owners)
-                name = next((name for name, parameter in named if parameter is leaf), None)
-                what = f"parameter {name!r}" if name else f"a parameter of shape {list(leaf.shape)}"
-                raise SiteError(
-                    f"{what} changes the loss, but would not be trained; make its module an attribute of the one that owns model or "
-                    "guide (under another name than those of `optional_parts`), and pyro.param an nn.Parameter or use SVI"
-                )
-
-    def announce(self) -> int:
-        """Show every trainable parameter to Pyro, under a name of this instance; the number of them.
-
-        Plain modules have no param sites, and SVI would train none of their parameters without a word. The values are the module's:
-        what pyro.get_param_store().load() brought under such a name is not used (load a state_dict instead).
-        """
-        store, count = pyro.get_param_store(), 0
-        for key, parameter in self.named_parameters():
-            if not parameter.requires_grad:
-                continue
-            name = store.param_name(parameter) or f"{self._name}.{key}"
-            if name not in store or store._params[name] is not parameter:
-                # Written as it is: the store's own way in keeps a contiguous COPY, and of a channels-last weight only that copy
-                # would be trained.
-                store._constraints[name] = torch.distributions.constraints.real
-                store._params[name] = parameter
-                store._param_to_name[parameter] = name
-            pyro.param(name)
-            count += 1
-        return count
-
-
-def _leaves(loss: Tensor) -> Iterator[Tensor]:
-    """The tensors in which the gradient of the loss would be left."""
-    seen, todo = set(), [loss.grad_fn]
-    while todo:
-        node = todo.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            yield node.variable
-        todo.extend(following for following, _ in node.next_functions)
-
-
-class _Owner(nn.Module):
-    """The view of a module that an objective trains: its own tables, without unneeded parts and without objectives.
-
-    Tables are shared rather than copied, so that moving or loading this moves and loads the owner.
-    """
-
-    def __init__(self, owner: nn.Module, needs: frozenset[str]) -> None:
-        super().__init__()
-        self._parameters, self._buffers = owner._parameters, owner._buffers
-        self._non_persistent_buffers_set = owner._non_persistent_buffers_set
-        unneeded = set(getattr(type(owner), "optional_parts", ())) - needs
-        for name, child in owner.named_children():
-            if name not in unneeded and not isinstance(child, Objective):
-                self.add_module(name, child)
-        self.__dict__["owner"] = owner
-
-    def train(self, mode: bool = True) -> _Owner:
-        self.__dict__["owner"].train(mode)
-        return super().train(mode)
-
-
-def _owners(*functions: Callable[..., Any] | None) -> list[nn.Module]:
-    """The modules behind model and guide, each once; bound methods, modules, and both under Pyro's handlers."""
-    found: list[nn.Module] = []
-    for function in functions:
-        inner: Any = function
-        while inner is not None and not isinstance(inner, nn.Module):
-            unwrapped = pyro.poutine.messenger.unwrap(inner)
-            if unwrapped is inner:
-                links = (getattr(inner, name, None) for name in ("__self__", "__wrapped__", "func"))
-                unwrapped = next((link for link in links if link is not None), None)
-            inner = unwrapped
-        if inner is not None and all(inner is not owner for owner in found):
-            found.append(inner)
-    # A module inside another owner is registered by that one.
-    return [m for m in found if not any(m is part for other in found if other is not m for part in other.modules())]
-
-
-@contextmanager
-def _buffers_kept(owners: list[nn.Module]) -> Iterator[None]:
-    """Let modules write to copies of their buffers, and give the originals back: a graph may still read what was written."""
-    tables = [part._buffers for owner in owners for part in owner.modules() if part.training and part._buffers]
-    kept = [dict(table) for table in tables]
-    for table in tables:
-        table.update({name: None if buffer is None else buffer.clone() for name, buffer in table.items()})
-    try:
-        yield
-    finally:
-        for table, original in zip(tables, kept, strict=True):
-            table.update(original)

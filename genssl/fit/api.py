@@ -22,6 +22,7 @@ from genssl.fit.loop import restore, run_steps, state_of
 from genssl.fit.optimiser import make_optimiser
 from genssl.fit.precision import networks_in
 from genssl.fit.randomness import generators_kept, threads_kept
+from genssl.fit.reading import data_key
 from genssl.fit.run import Run, represent
 from genssl.fit.step import Stepper
 from genssl.fit.trial import check_first_step, seconds_per_step
@@ -90,7 +91,7 @@ def fit(
     check({**asked, "optimizer": optimizer, "schedule": schedule, "max_steps": max_steps, "num_workers": num_workers})
     method = find_class(method) if isinstance(method, str) else method
     name = method.__name__ if inspect.isclass(method) else type(method).__name__
-    data_name = os.fspath(data) if isinstance(data, (str, os.PathLike)) else getattr(data, "name", None) or "data"
+    data_name = data_key(data) if isinstance(data, (str, os.PathLike)) else getattr(data, "name", None) or "data"
     place = folder.to_resume(out, name, data_name, seed or 0) if resume else None
 
     with ExitStack() as contexts:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from genssl.errors import NonFiniteError
 from genssl.groups import Groups
-from genssl.objective import ObjectiveModule
+from genssl.objective_module import ObjectiveModule
 
 # The guide runs first, then the model: what fails first is named first.
 ORDER = ("entropy", "prior", "reconstruction")

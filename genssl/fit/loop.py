@@ -19,7 +19,7 @@ from genssl.fit.follow import Follow
 from genssl.fit.metrics import Metrics
 from genssl.fit.progress import Progress
 from genssl.fit.step import Stepper
-from genssl.objective import ObjectiveModule
+from genssl.objective_module import ObjectiveModule
 
 LOG_EVERY = 10
 """Steps between two lines of metrics, and between two looks at the guard."""

@@ -41,18 +41,18 @@ def read_data(
 ) -> Any:
     """A genssl.datasets.Data of whatever was given to fit, at most `limit` items a split."""
     if isinstance(data, (str, os.PathLike)):
-        loaded = datasets.load(data, root=root, download=download, verify=verify, seed=seed)
-        loaded = loaded if validation is None else datasets.from_any(loaded, seed=seed, validation=validation)
-    else:
-        loaded = datasets.from_any(data, seed=seed, validation=validation)
+        if validation is None:  # limited there, so that what is left out need not be read
+            return datasets.load(data, root=root, download=download, verify=verify, seed=seed, limit=limit)
+        data = datasets.load(data, root=root, download=download, verify=verify, seed=seed)
+    loaded = datasets.from_any(data, seed=seed, validation=validation)
     return loaded if limit is None else loaded.limit(limit)
 
 
 def data_key(data: str | os.PathLike[str]) -> str:
-    """What config.json calls the data: a name, or a file's absolute path, so that the run finds it from any folder."""
+    """What config.json calls the data: a name with its settings, or an absolute path, so that the run finds it from any folder."""
     name = os.fspath(data)
-    if name in datasets.names():
-        return name
+    if (named := datasets.canonical(name)) is not None:
+        return named
     file, function = (name.rpartition(":")[0], name.rpartition(":")[2]) if is_code(name) else (name, None)
     place = str(Path(file).expanduser().resolve())
     return place if function is None else f"{place}:{function}"

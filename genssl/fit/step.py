@@ -14,7 +14,7 @@ from genssl.fit.optimiser import CLEAR_EVERY, clear_vanished, learning_rate
 from genssl.fit.randomness import seed_noise
 from genssl.fit.snapshot import Snapshot
 from genssl.groups import Groups
-from genssl.objective import ObjectiveModule
+from genssl.objective_module import ObjectiveModule
 
 
 def parts_of(module: ObjectiveModule) -> list[nn.Module]:

@@ -44,8 +44,8 @@ class Term(nn.Module):
         """The weighted terms that this one is a sum of."""
         return [(1.0, self)]
 
-    def update(self) -> None:
-        """Advance the term's state, after an optimiser step. Most terms have none."""
+    def update(self, traces: Traces) -> None:
+        """Advance the term's state after an optimiser step, given the detached traces of its forward. Most terms have none."""
 
     def __add__(self, other: Term) -> Term:
         return Combination([*self.parts, *other.parts]) if isinstance(other, Term) else NotImplemented

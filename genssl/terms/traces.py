@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -113,6 +113,14 @@ class Traces:
     def posterior(self) -> Iterator[Site]:
         """Guide sites: what the entropy slot reads."""
         return iter(self.guide.values())
+
+    def detach(self) -> Traces:
+        """The same sites with values that carry no graph."""
+        cut = [
+            {n: replace(s, value=s.value.detach(), _log_prob=None) for n, s in sites.items()}
+            for sites in (self.guide, self.model)
+        ]
+        return Traces(self.groups, *cut)
 
     def follows_a_model_parent(self, name: str) -> bool:
         """Whether a latent that comes before `name` in the model comes after it in the guide.
