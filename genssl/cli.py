@@ -82,18 +82,22 @@ def data(as_json: bool, data_root: str | None) -> None:
         return
     for row in rows:
         where = f"present ({row['location']})" if row["present"] else f"missing; {row['how_to_get']}"
-        click.echo(f"{row['name']:<15} {where}")
+        settings = ", ".join(f"{key}={value}" for key, value in row["settings"].items())
+        click.echo(f"{row['name']:<15} {where}" + (f"; settings {settings}" if settings else ""))
     click.echo("your own        FILE.npz (x, y), a folder of images by class, or path/to/file.py:function")
 
 
 @cli.command()
 @click.argument("method")
 @click.option(
-    "--data", "data_name", required=True, help="A name of `genssl data` | FILE.npz | FOLDER | file.py:function"
+    "--data",
+    "data_name",
+    required=True,
+    help="A name of `genssl data`, or NAME:key=value,... with its settings | FILE.npz | FOLDER | file.py:function",
 )
 @_data_root
 @click.option("--download", is_flag=True, help="Let torchvision download a missing data set into the data root.")
-@click.option("--no-verify", is_flag=True, help="Do not check files against their MD5.")
+@click.option("--no-verify", is_flag=True, help="Take files whose MD5 is not the published one.")
 @click.option("--views", "num_views", type=int, help="Views a group, J.")
 @click.option("--epochs", type=int, help="Passes over the training groups.")
 @click.option(

@@ -40,11 +40,7 @@ class Items:
                 f"x: shape {shape}, expected [N, *event] with at least one item and value; single values: x[:, None]"
             )
         self.label = None if label is None else as_labels(label, len(self.x), "label").to(self.x.device)
-        if style is not None and (style.dim() != 2 or len(style) != len(self.x)):
-            raise DataError(
-                f"style: shape {list(style.shape)}, expected [{len(self.x)}, S], a row of factors for each item of x"
-            )
-        self.style = style
+        self.style = _as_style(style, len(self.x))
         self.style_names = None if style_names is None else tuple(style_names)
         self.style_kinds = None if style_kinds is None else tuple(style_kinds)
 
@@ -108,13 +104,21 @@ class Stream:
     """N items of a map-style torch Dataset, read when asked for: too large for memory, or with a transform of its own.
 
     An item is x or (x, label); x is a PIL image, an array or a tensor, always of one shape and type. Batches go to
-    `device` as stored (uint8 is a quarter of the floats) and are scaled there.
+    `device` as stored (uint8 is a quarter of the floats) and are scaled there. rows [N]: the place
+    of each item in `dataset`. style: as in Items, in memory.
 
     Errors: DataError for a dataset without items or indices, and while reading for an item that differs from item 0 in
     shape, type or having a label, or whose values are not finite or, for images, outside [0, 1]; it names the item.
     """
 
-    def __init__(self, dataset: Dataset, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        device: torch.device | str = "cpu",
+        style: Tensor | None = None,
+        style_names: Sequence[str] | None = None,
+        style_kinds: Sequence[str] | None = None,
+    ) -> None:
         name = type(dataset).__name__
         if isinstance(dataset, IterableDataset) or not (
             hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
@@ -123,16 +127,24 @@ class Stream:
                 f"{name}: items cannot be had by index, expected a map-style dataset; give __getitem__ and __len__"
             )
         self.dataset: Any = dataset
-        self.device, self._rows = torch.device(device), torch.arange(len(self.dataset))
+        self.device, self.rows = torch.device(device), torch.arange(len(self.dataset))
         if len(self) == 0:
             raise DataError(f"{name}: no items, expected at least one; check its path or filter")
         self._like = first_item(dataset)
+        self._style = _as_style(style, len(self))
+        self.style_names = None if style_names is None else tuple(style_names)
+        self.style_kinds = None if style_kinds is None else tuple(style_kinds)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
 
     def __repr__(self) -> str:
         return f"Stream({len(self)} of {list(self.event_shape)}, {self.dtype}, {type(self.dataset).__name__})"
+
+    @property
+    def style(self) -> Tensor | None:
+        """[N, S] known style factors, or None."""
+        return None if self._style is None else self._style[self.rows]
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -156,7 +168,7 @@ class Stream:
     def subset(self, index: Tensor | slice) -> Stream:
         """The items at `index`; no item is read."""
         out = copy.copy(self)
-        out._rows = self._rows[index.cpu() if isinstance(index, Tensor) else index]
+        out.rows = self.rows[index.cpu() if isinstance(index, Tensor) else index]
         return out
 
     def batches(self, order: Sequence[Tensor], num_workers: int = 0, seed: int | None = None) -> Iterator[Batch]:
@@ -181,14 +193,15 @@ class Stream:
             x[index] = part
             if labels is not None and label is not None:
                 labels[index] = label
-        return Items(x, labels)
+        style = None if self.style is None else self.style[:size]
+        return Items(x, labels, style, self.style_names, self.style_kinds)
 
     def _read(
         self, order: Sequence[Tensor], num_workers: int, seed: int | None
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
         loader = DataLoader(
             Reader(self.dataset, torch.initial_seed() if seed is None else seed, self._like),
-            batch_sampler=[self._rows[index.cpu()].tolist() for index in order],
+            batch_sampler=[self.rows[index.cpu()].tolist() for index in order],
             num_workers=num_workers,
             collate_fn=_as_read,
             pin_memory=self.device.type == "cuda",
@@ -198,6 +211,12 @@ class Stream:
             if isinstance(batch, DataError):
                 raise batch
             yield batch
+
+
+def _as_style(style: Tensor | None, size: int) -> Tensor | None:
+    if style is not None and (style.dim() != 2 or len(style) != size):
+        raise DataError(f"style: shape {list(style.shape)}, expected [{size}, S], a row of factors for each item of x")
+    return style
 
 
 def _as_read(batch: Any) -> Any:

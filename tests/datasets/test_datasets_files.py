@@ -1,4 +1,4 @@
-"""Files of the user: .npz, folders of images, functions; and loading by name."""
+"""Files of the user: .npz, folders of images, functions; and the digits."""
 
 import io
 import zipfile
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from genssl.datasets import Items, available, load, names
+from genssl.datasets import Items, load
 from genssl.datasets.files import image_folder
 from genssl.errors import DataError, SettingsError
 
@@ -209,30 +209,7 @@ def test_function_of_a_file(tmp_path):
         load(f"{tmp_path}/none.py:f")
 
 
-# ---------------------------------------------------------------------- names
-
-
-def test_unknown_names_get_the_list_and_the_nearest():
-    with pytest.raises(SettingsError, match=r"digits, mnist, fashion_mnist.*did you mean 'fashion_mnist'"):
-        load("fashion-mnsit")
-    for name in ("", "file.py", "zebra"):
-        with pytest.raises(SettingsError, match=r"file\.py:function$"):
-            load(name)
-
-
-def test_available_tells_where_or_how(tmp_path, monkeypatch):
-    assert [row["name"] for row in available(tmp_path)] == list(names())
-    for row in available(tmp_path / "none"):
-        assert row["present"] == (row["name"] == "digits")
-        assert ("location" in row) == row["present"] != ("how_to_get" in row)
-    assert not (tmp_path / "none").exists()
-    raw = tmp_path / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    for kind in ("images-idx3", "labels-idx1"):
-        for part in ("train", "t10k"):
-            (raw / f"{part}-{kind}-ubyte.gz").touch()
-    monkeypatch.setenv("GENSSL_DATA", str(tmp_path))
-    assert [row["present"] for row in available()] == [True, True, False]
+# ---------------------------------------------------------------------- digits
 
 
 def test_digits_are_scikit_learns():

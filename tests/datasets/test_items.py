@@ -147,6 +147,21 @@ def test_without_labels_and_with_subsets():
     assert torch.equal(stream.materialise().x, expected.x)
 
 
+def test_style_of_a_stream_follows_its_items():
+    style = torch.stack([torch.arange(23.0), torch.arange(23.0) % 2], 1)
+    names, kinds = ["row", "odd"], ["continuous", "categorical"]
+    stream = Stream(TensorDataset(IMAGES), style=style, style_names=names, style_kinds=kinds)
+    part = stream.subset(torch.tensor([5, 2, 9])).to("cpu").subset(slice(1, None))
+    assert part.rows.tolist() == part.style[:, 0].tolist() == [2, 9]
+    held = part.materialise(limit=1)
+    assert torch.equal(held.x, IMAGES[2:3])
+    assert torch.equal(held.style, style[2:3])
+    assert (held.style_names, held.style_kinds) == (("row", "odd"), ("continuous", "categorical"))
+    assert Stream(TensorDataset(IMAGES)).style is Stream(TensorDataset(IMAGES)).style_names is None
+    with pytest.raises(DataError, match=r"style: shape \[22, 2\], expected \[23, S\]"):
+        Stream(TensorDataset(IMAGES), style=style[1:])
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "CMYK", "LA"])
 def test_images_of_every_mode(mode):
     image = Image.fromarray(IMAGES[0].permute(1, 2, 0).numpy()).convert(mode)
