@@ -74,12 +74,21 @@ class Data:
         return self.train.event_shape
 
     def example(self, num_views: int) -> Groups:
-        """The first two training items, each repeated num_views times, or the first two groups; for networks."""
-        if isinstance(self.train, Groups):
-            return self.train[:2]
+        """Two training items (one of them of the last class), each repeated num_views times, or two groups; for networks.
+
+        `total` is that of the training set, so that a method can have something for each group.
+        """
         rows = torch.arange(2).clamp(max=len(self.train) - 1)
-        x, label, _ = next(self.train.batches([rows]))
-        return Groups(x[:, None].expand(-1, num_views, *x.shape[1:]).contiguous(), label=label)
+        label = getattr(self.train, "label", None)
+        if label is not None and label.dim() == 1:
+            rows[-1] = int(label.argmax())
+        if isinstance(self.train, Groups):
+            example = self.train[rows.to(self.train.device)]
+        else:
+            x, label, _ = next(self.train.batches([rows]))
+            example = Groups(x[:, None].expand(-1, num_views, *x.shape[1:]).contiguous(), label=label)
+        example.total = len(self.train)
+        return example
 
     def to(self, device: torch.device | str) -> Data:
         """Items and Groups on `device` while they fit: on a GPU, while a split takes at most half of the free memory.

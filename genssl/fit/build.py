@@ -24,7 +24,7 @@ from genssl.objective import Objective
 
 def gallery() -> dict[str, type[nn.Module]]:
     """The methods of genssl.models by name."""
-    abstract = {"Method", "GenerativeMethod"}
+    abstract = {"Method", "GenerativeMethod", "DiscriminativeMethod"}
     members = {name: getattr(genssl.models, name) for name in genssl.models.__all__ if name not in abstract}
     return {name: c for name, c in members.items() if isinstance(c, type) and issubclass(c, genssl.models.Method)}
 

@@ -1,0 +1,211 @@
+"""Terms of classification: each group belongs to a class, whose prototype its views are to be told by."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from genssl.errors import DataError, SettingsError
+from genssl.groups import Groups
+from genssl.terms.base import Term
+from genssl.terms.batch import unit, views
+from genssl.terms.traces import Traces
+
+
+class Classes(nn.Module):
+    """K classes over representations: which class a group has, and a score of every class for z. Shared by the two terms below."""
+
+    def classes(self, groups: Groups) -> Tensor:
+        """[G] int64 the class of every group; -1 where it is not known."""
+        raise NotImplementedError
+
+    def forward(self, z: Tensor) -> Tensor:
+        """z [..., D] -> [..., K] scores: log p(z | k) + log p(k) up to what does not depend on k."""
+        raise NotImplementedError
+
+    def advance(self, traces: Traces) -> None:
+        """Change the state after an optimiser step; most have none."""
+
+
+class Instances(Classes):
+    r"""Every training group is a class of its own: scores zhat . what_k / temperature, with a vector of each of N groups.
+
+    bank False: the vectors are parameters. bank True: a memory bank, w_k <- unit(momentum w_k + (1 - momentum) zhat_k) when
+    group k is seen.
+    Sources: Dosovitskiy et al. 2014 (arXiv:1406.6909); Wu et al. 2018 (arXiv:1805.01978), Eq. 1 and 2, over all N classes.
+    """
+
+    weight: Tensor
+
+    def __init__(
+        self, num_instances: int, dim: int, temperature: float = 0.07, bank: bool = False, momentum: float = 0.5
+    ) -> None:
+        super().__init__()
+        if num_instances < 1 or not temperature > 0:
+            raise SettingsError(
+                f"Instances: num_instances = {num_instances} and temperature = {temperature}, expected positive numbers"
+            )
+        self.temperature, self.bank, self.momentum = float(temperature), bank, float(momentum)
+        weight = torch.empty(num_instances, dim)
+        if bank:
+            self.register_buffer("weight", weight)
+        else:
+            self.weight = nn.Parameter(weight)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        with torch.no_grad():
+            self.weight.copy_(unit(torch.randn_like(self.weight)))
+
+    def classes(self, groups: Groups) -> Tensor:
+        if groups.total > len(self.weight):
+            raise DataError(
+                f"Instances: {groups.total} training groups, but {len(self.weight)} classes; give num_instances={groups.total}"
+            )
+        return groups.rows
+
+    def forward(self, z: Tensor) -> Tensor:
+        weight = self.weight.clone() if self.bank else unit(self.weight)  # the bank is written in place after the step
+        return unit(z) @ weight.T.to(z.dtype) / self.temperature
+
+    def advance(self, traces: Traces) -> None:
+        if not self.bank:
+            return
+        z, valid = unit(views(traces, "z")), traces.groups.valid.unsqueeze(-1)
+        mean = torch.where(valid, z, 0.0).sum(1) / valid.sum(1)
+        rows = traces.groups.rows
+        old = self.weight[rows]
+        self.weight[rows] = unit(self.momentum * old + (1 - self.momentum) * mean.to(old.dtype))
+
+
+class GaussianClasses(Classes):
+    r"""Labelled classes with p(z | k) = N(mean_k, diag scale_k^2) and p(k) = softmax(logits): scores log p(z | k) + log p(k), nats.
+
+    Source: Dhuliawala, Sachan, Allen 2024 (variational classification, arXiv:2305.10406). The class is groups.label.
+    """
+
+    def __init__(self, num_classes: int, dim: int, scale: float = 1.0) -> None:
+        super().__init__()
+        if num_classes < 1 or not scale > 0:
+            raise SettingsError(
+                f"GaussianClasses: num_classes = {num_classes} and scale = {scale}, expected positive numbers"
+            )
+        self.initial = float(scale)
+        self.mean = nn.Parameter(torch.empty(num_classes, dim))
+        self.log_scale = nn.Parameter(torch.empty(num_classes, dim))
+        self.logits = nn.Parameter(torch.empty(num_classes))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        with torch.no_grad():
+            self.mean.normal_()
+            self.log_scale.fill_(math.log(self.initial))
+            self.logits.zero_()
+
+    def classes(self, groups: Groups) -> Tensor:
+        if groups.label is None or groups.label.dim() != 1:
+            raise DataError(
+                "GaussianClasses: the groups have no label [G]; give labels, or take a method that needs none"
+            )
+        return groups.label
+
+    def log_density(self, z: Tensor) -> Tensor:
+        """log p(z | k), z [..., D] -> [..., K], nats."""
+        precision = (-2 * self.log_scale).exp()
+        squares = (
+            z.square() @ precision.T - 2 * z @ (self.mean * precision).T + (self.mean.square() * precision).sum(-1)
+        )
+        return -0.5 * squares - self.log_scale.sum(-1) - 0.5 * z.shape[-1] * math.log(2 * math.pi)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.log_density(z) + self.logits.log_softmax(-1)
+
+
+class ClassScore(Term):
+    r"""sum_j score(z_j, class of the group): log p(z_j, y) where the class y is what the views share. {"z": [G]} nats.
+
+    Source: Bizeul et al. 2024 (arXiv:2402.01399), Eq. 6, first term: instance discrimination takes the group's own index for y. Groups
+    whose class is not known (-1) add 0. Alone it collapses onto one prototype.
+    """
+
+    slots = ("prior",)
+    space = "labels"
+    guide_family = "delta"
+
+    def __init__(self, classes: Classes) -> None:
+        super().__init__()
+        self.classes = _checked(classes)
+        self.needs = frozenset({"prototypes"})
+
+    def forward(self, traces: Traces) -> Mapping[str, Tensor]:
+        own, counted = _own(self.classes(views(traces, "z")), self.classes, traces)
+        return {"z": torch.where(counted, own, 0.0).sum(1)}
+
+    def update(self, traces: Traces) -> None:
+        self.classes.advance(traces)
+
+    def extra_repr(self) -> str:
+        return type(self.classes).__name__
+
+
+class ClassNormaliser(Term):
+    r"""-sum_j log sum_k exp score(z_j, k): -log p(z_j) of the mixture of all classes, up to constants. {"z": [G]} nats.
+
+    Source: Bizeul et al. 2024, Eq. 6, second term (an estimate of the aggregate entropy where the mixture is the aggregate posterior; a
+    cross-entropy above it otherwise). Takes the same Classes as its ClassScore, so that score + normaliser = log p(y | z).
+    """
+
+    slots = ("reconstruction",)
+    space = "labels"
+    guide_family = "delta"
+
+    def __init__(self, classes: Classes) -> None:
+        super().__init__()
+        self.classes = _checked(classes)
+        self.needs = frozenset({"prototypes"})
+
+    def forward(self, traces: Traces) -> Mapping[str, Tensor]:
+        normaliser = self.classes(views(traces, "z")).logsumexp(-1)
+        counted = traces.groups.valid & (self.classes.classes(traces.groups) >= 0)[:, None]
+        return {"z": -torch.where(counted, normaliser, 0.0).sum(1)}
+
+    def extra_repr(self) -> str:
+        return type(self.classes).__name__
+
+
+class ClassDensity(Term):
+    r"""weight sum_j log p(z_j | class of the group) for classes that have a density. {"density": [G]} nats; unknown classes add 0."""
+
+    slots = ("prior",)
+    space = "labels"
+    guide_family = "delta"
+
+    def __init__(self, classes: GaussianClasses, weight: float = 1.0) -> None:
+        super().__init__()
+        self.classes, self.weight = _checked(classes), float(weight)
+        self.needs = frozenset({"prototypes"})
+
+    def forward(self, traces: Traces) -> Mapping[str, Tensor]:
+        own, counted = _own(self.classes.log_density(views(traces, "z")), self.classes, traces)  # type: ignore[operator]
+        return {"density": self.weight * torch.where(counted, own, 0.0).sum(1)}
+
+    def extra_repr(self) -> str:
+        return f"{type(self.classes).__name__}, weight={self.weight:g}"
+
+
+def _own(scores: Tensor, classes: Classes, traces: Traces) -> tuple[Tensor, Tensor]:
+    """Of scores [G, J, K] each view's own class, and where there is one: [G, J] each."""
+    which = classes.classes(traces.groups)
+    own = scores.gather(-1, which.clamp(min=0)[:, None, None].expand(*scores.shape[:2], 1)).squeeze(-1)
+    return own, traces.groups.valid & (which >= 0)[:, None]
+
+
+def _checked(classes: Classes) -> Classes:
+    if not isinstance(classes, Classes):
+        raise SettingsError(
+            f"expected a genssl.terms.Classes, not {classes!r}; this term is made by a method, not by name"
+        )
+    return classes
