@@ -55,15 +55,21 @@ def methods(as_json: bool) -> None:
             click.echo(f"  {key:<15} {row[key]}")
 
 
+def _with_kind(term: Any) -> str:
+    """A slot in words: its term, and how it enters where that is not as a term."""
+    kinds = [part.kind for _, part in term.parts if part.kind != "term"]
+    return f"{term} [{', '.join(kinds)}]" if kinds else str(term)
+
+
 def _describe(name: str, cls: Any) -> dict[str, Any]:
     import torch
 
     from genssl.groups import Groups
 
-    slots = cls.build(Groups(torch.zeros(2, 2, 1, 8, 8))).objective.slots
+    slots = cls.build(Groups(torch.zeros(2, 2, 1, 8, 8), label=torch.arange(2))).objective.slots
     return {
         "method": name,
-        **{slot: str(term) for slot, term in slots.items()},
+        **{slot: _with_kind(term) for slot, term in slots.items()},
         "source": cls.source,
         "collapses": cls.collapses,
     }

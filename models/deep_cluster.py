@@ -9,7 +9,7 @@ from torch import nn
 
 from genssl.groups import Groups
 from genssl.objective import Objective
-from genssl.terms import ClassNormaliser, ClassScore, Clusters, Constant
+from genssl.terms import Alternation, ClassNormaliser, ClassScore, Clusters, Constant
 
 
 class DeepCluster(DiscriminativeMethod):
@@ -49,7 +49,7 @@ class DeepCluster(DiscriminativeMethod):
             temperature,
             period,
         )
-        self.objective = Objective(ClassNormaliser(clusters), Constant(), ClassScore(clusters))
+        self.objective = Objective(ClassNormaliser(clusters) + Alternation(), Constant(), ClassScore(clusters))
 
     @classmethod
     def _assemble(cls, encoder: nn.Module, dim: int, head: tuple[int, ...], example: Groups, **settings: Any) -> Self:

@@ -13,21 +13,25 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from genssl.errors import NonFiniteError
+from genssl.evaluation.inputs import SPLITS
 from genssl.evaluation.items import batches, count, labels_of, several_modalities
 from genssl.evaluation.knn import knn
+from genssl.evaluation.known_style import KERNEL_POINTS, LIMITS, style_figures
 from genssl.evaluation.measuring import measuring
 from genssl.evaluation.probes import linear_probe, mlp_probe
 from genssl.files import write_json
 
-SPLITS = ("train", "validation", "test")
 
-
-def evaluate(run: Any) -> dict[str, Any]:
+def evaluate(run: Any, style: bool = True) -> dict[str, Any]:
     """Measure run on its clean items, leave it as it was, and write (whole or not at all) and return evaluation.json.
 
         content         {knn, linear, mlp}: {validation, test, test_best, ...}, fractions in [0, 1]: how well the labels
                         are read off the posterior means. What is chosen (k, penalty, learning rate, epoch) is chosen on
                         validation; test_best is the same choice made on test, as the paper reports it, and optimistic
+        style           {items, views}: how well known factors of style are predicted from representations, R2 or, for
+                        categories, accuracy. items: the factors that the data give for each clean item, from z. views: the
+                        parameters of the views (natural groups: their style), from z of every view, from the content
+                        of the group and from the residual z - zbar (`style_figures`). style=False leaves it out
         random_encoder  the same for the method with fresh weights: what the architecture gives before any learning
         generation      mse: mean squared error per pixel of decode(mean of q(z|x)) on clean test images in [0, 1]
         protocol        sizes, seed and rules
@@ -44,30 +48,43 @@ def evaluate(run: Any) -> dict[str, Any]:
             f"evaluate: the fitted {name} is not finite; the run has diverged, fit again with a lower lr"
         )
     notes: dict[str, str] = {}
-    content = random = None
-    bar = tqdm(total=9, desc="evaluate", file=sys.stderr, leave=False, unit="stage", disable=None)
+    content = known = None
+    random: dict[str, Any] = {"content": None, "style": None}
+    bar = tqdm(total=11 if style else 9, desc="evaluate", file=sys.stderr, leave=False, unit="stage", disable=None)
     with measuring(run.method), bar as progress:
         labels, reason = _labels(splits)
-        if labels is not None:
+        if labels is None:
+            notes["content"] = notes["random_encoder.content"] = reason
+        else:
             content = _content(run, "run", splits, labels, seed, progress)
+        if style:
+            known, reasons = _style(run, "run", progress)
+            notes |= reasons
+        else:
+            notes["style"] = "left out (style=False)"
+        if labels is not None or any((known or {}).values()):
             fresh = copy.copy(run)
             fresh.method = run.random_encoder()
-            random = _content(fresh, "random encoder", splits, labels, seed, progress)
-        else:
-            notes["content"] = notes["random_encoder.content"] = reason
+            if labels is not None:
+                random["content"] = _content(fresh, "random encoder", splits, labels, seed, progress)
+            if style:
+                random["style"], _ = _style(fresh, "random encoder", progress)
         progress.set_postfix_str("generation")
         mse = reconstruction_mse(run.method, splits["test"])
         if mse is None:
             notes["generation.mse"] = "no trained decoder that maps z to one kind of item, or no test items"
     figures: dict[str, Any] = {
         "content": content,
-        "random_encoder": {"content": random},
+        "style": known,
+        "random_encoder": random,
         "generation": {"mse": mse},
         "protocol": {
             "sizes": {name: count(split) for name, split in splits.items()},
             "seed": seed,
             "representation": "posterior mean of the clean item, eval mode",
             "selection": "k, penalty, learning rate and epoch on validation; test_best: on test, optimistic",
+            "style": f"at most {LIMITS['train']} training and {LIMITS['test']} other items or views, {KERNEL_POINTS} of "
+            "training for the kernel; penalty and gamma on validation",
         },
         "notes": notes,
     }
@@ -131,6 +148,13 @@ def _content(
         progress.set_postfix_str(f"{whose}: {name}")
         figures[name] = probe(*parts)
         progress.update()
+    return figures
+
+
+def _style(run: Any, whose: str, progress: tqdm) -> tuple[dict[str, Any], dict[str, str]]:
+    progress.set_postfix_str(f"{whose}: style")
+    figures = style_figures(run)
+    progress.update()
     return figures
 
 

@@ -20,14 +20,16 @@ def count(split: Any) -> int:
     return int(split.count.sum()) if isinstance(split, Groups) else len(split)
 
 
-def batches(split: Any, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """(x [B, *event], label [B] or None) over all items in order, or over `limit` of them, evenly spaced.
-
-    Evenly spaced, since data may be sorted by class.
-    """
-    total = count(split)
+def spaced(total: int, limit: int | None = None) -> Tensor:
+    """0..total-1, or `limit` of them: evenly spaced, since data may be sorted by class."""
     size = total if limit is None else min(limit, total)
-    order = (torch.arange(size) * total // max(size, 1)).split(BATCH) if size else ()
+    return torch.arange(size) * total // max(size, 1)
+
+
+def batches(split: Any, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """(x [B, *event], label [B] or None) over all items in order, or over `limit` of them, evenly spaced."""
+    rows = spaced(count(split), limit)
+    order = rows.split(BATCH) if len(rows) else ()
     if isinstance(split, Groups):
         x, label = split.pack(split.x), split.view_labels
         label = None if label is None else split.pack(label)

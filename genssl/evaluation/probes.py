@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genssl.evaluation.inputs import Labelled, labelled
+from genssl.evaluation.inputs import Labelled, labelled, standardised
 
 L2 = tuple(10.0**power for power in range(0, -7, -1))
 LEARNING_RATES = (1e-2, 2e-3)
@@ -125,11 +125,8 @@ def _chosen_on_validation(scores: list[dict[str, float]]) -> dict[str, float]:
 
 
 def _standardised(parts: list[Labelled]) -> list[Labelled]:
-    """Every part by the training mean and standard deviation; a dimension that is constant in training becomes 0."""
-    mean, std = parts[0].z.mean(0), parts[0].z.std(0, correction=0)
-    dead = std <= 1e-12 * (1 + mean.abs())
-    scale = torch.where(dead, 0.0, 1 / torch.where(dead, 1.0, std))
-    return [Labelled((z - mean) * scale, y) for z, y in parts]
+    points = standardised([part.z for part in parts])
+    return [Labelled(z, part.y) for z, part in zip(points, parts, strict=True)]
 
 
 def _linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:

@@ -106,9 +106,9 @@ class Run:
             seed_weights(method, self.config["seed"])
         return method.to(self.device).train(self.method.training)
 
-    def evaluate(self) -> dict[str, Any]:
-        """Measure the representation; writes and returns evaluation.json (fractions in [0, 1])."""
-        return evaluate(self)
+    def evaluate(self, style: bool = True) -> dict[str, Any]:
+        """Measure the representation; writes and returns evaluation.json (fractions in [0, 1]). style False leaves style out."""
+        return evaluate(self, style=style)
 
     def _example(self) -> Groups:
         """Groups like those that the method was built for. The gallery builds from shapes alone; a user's class may look further."""
@@ -194,12 +194,15 @@ def check_class(config: dict[str, Any], method: Any, path: Path) -> None:
 
 
 def example(config: dict[str, Any]) -> Groups:
-    """Zeros of the shape that the run was fitted on: all that default networks are built from."""
+    """Zeros of the shape that the run was fitted on, as many groups in all, and its last class: what default parts are built from."""
     described = config["data_description"]
     ids = described.get("dtype", "float32").startswith("int")
     dtype = torch.int64 if ids else torch.get_default_dtype()
     label = None if config.get("num_classes") is None else torch.tensor([0, config["num_classes"] - 1])
     shape = config["event_shape"]
     if shape and isinstance(shape[0], list):
-        return Groups([torch.zeros(2, *part, dtype=dtype) for part in shape], label=label)
-    return Groups(torch.zeros(2, config["num_views"], *shape, dtype=dtype), label=label)
+        groups = Groups([torch.zeros(2, *part, dtype=dtype) for part in shape], label=label)
+    else:
+        groups = Groups(torch.zeros(2, config["num_views"], *shape, dtype=dtype), label=label)
+    groups.total = described["sizes"]["train"]
+    return groups

@@ -25,6 +25,13 @@ DURING = (*SLOTS, "elbo", "knn")
 CURVES = "Nats per group, means over training batches."
 PROBES = {"knn": "k nearest neighbours", "linear": "linear probe", "mlp": "MLP probe"}
 
+STYLE = (
+    "R2 of known factors of style predicted from z (accuracy where % stands): 1 is all of a factor, and a z that is content "
+    "alone gives no more than content tells, 0 where the two are independent; linearly, and by a kernel, which sees fewer "
+    "points but also finds style that no linear map does. Of groups of J views, content is the mean and residual is z less "
+    "the mean of z: style that is a linear part of z gives 1/J and 1 - 1/J there."
+)
+
 
 def write(runs: Sequence[Any], out: str | Path | None = None) -> Path:
     """Write the page and return its path; default: report.html in the folder of the first run.
@@ -121,10 +128,53 @@ def _results(evaluation: dict[str, Any] | str) -> str:
         )
     else:
         out = f"<p>No content accuracy: {_text(notes.get('content') or 'not measured')}.</p>"
+    out += _style(evaluation)
     mse = (evaluation.get("generation") or {}).get("mse")
     if mse is None:
         return out + f"<p>No reconstruction error: {_text(notes.get('generation.mse') or 'not measured')}.</p>"
     return out + f"<p>Mean squared error of reconstructed clean test items, per pixel: <b>{mse:.5f}</b>.</p>"
+
+
+def _style(evaluation: dict[str, Any]) -> str:
+    """A table for the style of the items and one for that of the views; nothing where it was not looked for."""
+    random = (evaluation.get("random_encoder") or {}).get("style") or {}
+    notes, out, tables = evaluation.get("notes") or {}, "", False
+    for name, found in (evaluation.get("style") or {}).items():
+        if not found:
+            out += f"<p>No style of {_text(name)}: {_text(notes.get(f'style.{name}') or 'not measured')}.</p>"
+            continue
+        parts = {"z": found.get("z"), "random encoder": (random.get(name) or {}).get("z")}
+        groups = {part: found[part] for part in ("content", "residual") if part in found}
+        out += _style_table(name, parts, groups) if found.get("z") else ""
+        out += "".join(
+            f"<p>{_text(factor)}: {_text(why)}.</p>" for factor, why in (found.get("left_out") or {}).items()
+        )
+        tables = tables or bool(found.get("z"))
+    return out + (f"<p><small>{STYLE}</small></p>" if tables else "")
+
+
+def _style_table(name: str, parts: dict[str, Any], groups: dict[str, Any]) -> str:
+    """One row a factor: z and the random encoder by both predictors, content and residual of groups by the linear one."""
+    columns = [(part, how) for part in parts for how in ("linear", "kernel")] + [(part, "linear") for part in groups]
+    heads = "".join(f'<th class="number">{part}, {how}</th>' for part, how in columns)
+    found, rows = parts | groups, ""
+    for factor, values in parts["z"].items():
+        cells = "".join(_predicted((found[part] or {}).get(factor), how) for part, how in columns)
+        rows += f'<tr><th scope="row">{_factor(factor, values)}</th>{cells}</tr>'
+    return _table(f"<th>style of {_text(name)}, on test</th>{heads}", rows)
+
+
+def _factor(name: str, values: dict[str, Any]) -> str:
+    majority = values.get("majority")
+    return _text(name) + ("" if majority is None else f" <small>(most frequent: {majority:.1%})</small>")
+
+
+def _predicted(values: Any, how: str) -> str:
+    """R2, or for categories the accuracy as a percentage."""
+    if not isinstance(values, dict) or how not in values:
+        return '<td class="number">-</td>'
+    form = ".1%" if values.get("kind") == "categorical" else ".2f"
+    return f'<td class="number">{values[how]["test"]:{form}}</td>'
 
 
 def _comparison(runs: Sequence[Any]) -> str:

@@ -57,7 +57,15 @@ class Point:
 class FakeRun:
     def __init__(self, path, method, data, config=None, metrics=()):
         self.path, self.method, self.data = path, method, data
-        self.config, self.metrics = config or {"seed": 3}, list(metrics)
+        self.config, self.metrics = config or {"seed": 3, "num_views": 2}, list(metrics)
+
+    @property
+    def views(self):
+        return self.data.views
+
+    @property
+    def device(self):
+        return torch.device("cpu")
 
     def represent(self, x):
         return self.method.encode(x).mean.detach()

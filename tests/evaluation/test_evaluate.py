@@ -10,10 +10,16 @@ import torch
 from fake_runs import Blind, Point, fake_run, images, make_data
 
 from genssl.errors import NonFiniteError
-from genssl.evaluation import evaluate, knn
+from genssl.evaluation import evaluate, knn, known_style
 from genssl.evaluation.items import batches, count, labels_of
 from genssl.files import DiskError
 from genssl.groups import Groups
+
+
+@pytest.fixture(autouse=True)
+def few_points(monkeypatch):
+    """Style has its own tests."""
+    monkeypatch.setattr(known_style, "KERNEL_POINTS", 50)
 
 
 @pytest.fixture

@@ -37,6 +37,26 @@ CONFIG = {
 }
 CONTENT = {name: {"validation": 0.9, "test": 0.812, "test_best": 0.834} for name in ("knn", "linear", "mlp")}
 RANDOM = {name: {"validation": 0.5, "test": 0.491, "test_best": 0.5} for name in ("knn", "linear", "mlp")}
+
+
+def style_of(linear, **parts):
+    """The style of a run in evaluation.json; scores are distinct, so that each can be found in its cell."""
+    figures = {
+        "crop": {"kind": "continuous", "linear": {"test": linear}, "kernel": {"test": linear + 0.1}},
+        "flip": {
+            "kind": "categorical",
+            "majority": 0.512,
+            "linear": {"test": 0.6 + linear / 10},
+            "kernel": {"test": 0.7},
+        },
+    }
+    return {"z": figures, "left_out": {}} | parts
+
+
+PARTS = {
+    part: {"crop": {"kind": "continuous", "linear": {"test": value}}}
+    for part, value in (("content", 0.17), ("residual", -0.46))
+}
 EVALUATION = {"content": CONTENT, "random_encoder": {"content": RANDOM}, "generation": {"mse": 0.01234}, "notes": {}}
 
 
@@ -109,6 +129,37 @@ def test_tells_the_run_from_top_to_bottom(tmp_path):
     }
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {f"{name}.png" for name in names}
     assert page.tags.count("img") == len(names)
+
+
+def test_style_stands_beside_that_of_the_random_encoder(tmp_path):
+    found = {"items": None, "views": style_of(0.31, **PARTS, left_out={"hue": "the same in all train rows"})}
+    random = {"content": RANDOM, "style": {"items": None, "views": style_of(0.12)}}
+    notes = {"style.items": "the train items have no known style factors"}
+    run = fake_run(tmp_path, config=CONFIG, metrics=METRICS)
+    page = page_of(run, EVALUATION | {"style": found, "random_encoder": random, "notes": notes})
+    assert page.closed
+    heads = "style of views, on testz, linearz, kernelrandom encoder, linearrandom encoder, kernelcontent, linearresidual, linear"
+    assert heads in page.text
+    assert "crop0.310.410.120.220.17-0.46" in page.text
+    assert "flip (most frequent: 51.2%)63.1%70.0%61.2%70.0%--" in page.text
+    assert "hue: the same in all train rows." in page.text
+    assert "No style of items: the train items have no known style factors." in page.text
+    assert page.text.count("R2 of known factors of style") == 1
+
+
+def test_style_of_items_alone_and_none_at_all(tmp_path):
+    run = fake_run(tmp_path, config=CONFIG, metrics=[])
+    figures = {"items": style_of(0.31), "views": None}
+    page = page_of(run, EVALUATION | {"style": figures})  # and no random encoder beside it
+    assert "style of items, on test" in page.text
+    assert "crop0.310.41--" in page.text
+    assert "No style of views: not measured." in page.text
+    nothing = style_of(0.31, z={}, left_out={EVIL: EVIL})
+    page = page_of(run, EVALUATION | {"style": {"items": nothing, EVIL: None}})
+    assert "R2 of known" not in page.text
+    assert page.text.count("<script>alert(1)</script>") == 3
+    for old in (EVALUATION, EVALUATION | {"style": None}):
+        assert "style of" not in page_of(run, old).text.replace("the style of view j", "")
 
 
 def test_asks_nothing_of_the_network(tmp_path):
