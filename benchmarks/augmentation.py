@@ -1,17 +1,22 @@
-"""Milliseconds to make 1280 of the paper's MNIST views, 1x28x28: ours in one batch, torchvision image by image.
+"""Milliseconds to make 1280 views: ours in one batch, torchvision image by image, kornia in one batch.
 
     python benchmarks/augmentation.py [--views 1280] [--repeats 20] [--threads 2] [--device cpu] [--json FILE]
 
+First the paper's views of MNIST, 1x28x28 (crop, flip, threshold), and of CIFAR-10, 3x32x32 (colour jitter, crop, flip);
+then each part alone, 3x32x32: crop and flip, jitter, and the filters, these with probability 0.5.
+
 The ways are measured in turn, round by round in one process, so that a busy machine slows all of them alike.
-torchvision on a whole batch gives every image the SAME crop and flip: no use for views, shown as the price of the
-arithmetic alone. kornia is measured where it is installed.
+torchvision on a whole batch gives every image the SAME view: no use for views, shown as the price of the arithmetic
+alone. kornia is measured where it is installed.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import json
+import os
 import platform
 import statistics
 import time
@@ -19,41 +24,105 @@ from pathlib import Path
 
 import torch
 
+from genssl import views
 from genssl.datasets.torchvision_shim import ensure_torchvision
-from genssl.views import PerImage, mnist
+from genssl.views import Erase, GaussianBlur, Noise, PerImage, Solarise
 
 ensure_torchvision()
 
 from torchvision.transforms import v2  # noqa: E402
 
-SCALE, RATIO, FLIP, THRESHOLD = (0.4, 1.0), (0.75, 1.3), 0.5, 0.5
+if importlib.util.find_spec("kornia"):
+    import kornia
+    import kornia.augmentation as K
+else:
+    kornia = K = None
+
+THRESHOLD = 0.5
+JITTER, PROBABILITY = (0.8, 0.8, 0.8, 0.2), 0.8
 
 
-def ways(x, generator):
-    """name -> a function of no arguments that makes one view of every row of x."""
-    ours = mnist()
-    pipeline = v2.Compose(
-        [
-            v2.RandomResizedCrop(x.shape[-2:], scale=SCALE, ratio=RATIO, antialias=True),
-            v2.RandomVerticalFlip(FLIP),
-            v2.Lambda(lambda image: (image > THRESHOLD).to(image.dtype)),
-        ]
-    )
-    wrapped = PerImage(pipeline)
-    measured = {
-        "genssl": lambda: ours(x, None, generator),
-        "torchvision v2 per image": lambda: torch.stack([pipeline(image) for image in x]),
-        "torchvision v2 in PerImage": lambda: wrapped(x, None, generator),
-        "torchvision v2, one crop for the batch": lambda: pipeline(x),
+def of_mnist(x, generator):
+    """way -> a function of no arguments that makes one view of every row of x [B, 1, 28, 28]."""
+    size, crop = tuple(x.shape[-2:]), {"scale": (0.4, 1.0), "ratio": (0.75, 1.3)}
+    binary = v2.Lambda(lambda image: (image > THRESHOLD).to(image.dtype))
+    pipeline = [v2.RandomResizedCrop(size, **crop, antialias=True), v2.RandomVerticalFlip(0.5), binary]
+    in_kornia = K and [K.RandomResizedCrop(size, **crop), K.RandomVerticalFlip(p=0.5)]
+    ways = of_pipelines(x, generator, views.mnist(), pipeline, in_kornia)
+    if K:
+        ways["kornia"] = lambda crop_and_flip=ways["kornia"]: binary(crop_and_flip())
+    return ways
+
+
+def of_cifar10(x, generator):
+    size, scale = tuple(x.shape[-2:]), (0.6, 1.0)
+    jitter = v2.RandomApply([v2.ColorJitter(*JITTER)], PROBABILITY)
+    pipeline = [jitter, v2.RandomResizedCrop(size, scale=scale, antialias=True), v2.RandomVerticalFlip(0.5)]
+    in_kornia = K and [
+        K.ColorJitter(*JITTER, p=PROBABILITY),
+        K.RandomResizedCrop(size, scale=scale),
+        K.RandomVerticalFlip(p=0.5),
+    ]
+    return of_pipelines(x, generator, views.cifar10(), pipeline, in_kornia)
+
+
+def of_pipelines(x, generator, ours, pipeline, in_kornia):
+    pipeline = v2.Compose(pipeline)
+    ways = {
+        "genssl": functools.partial(ours, x, None, generator),
+        "torchvision v2 per image": functools.partial(per_image, pipeline, x),
+        "torchvision v2 in PerImage": functools.partial(PerImage(pipeline), x, None, generator),
+        "torchvision v2, one view for the batch": functools.partial(pipeline, x),
     }
-    if importlib.util.find_spec("kornia"):
-        import kornia.augmentation as K
+    return ways | ({"kornia": functools.partial(K.AugmentationSequential(*in_kornia), x)} if K else {})
 
-        batched = K.AugmentationSequential(
-            K.RandomResizedCrop(tuple(x.shape[-2:]), scale=SCALE, ratio=RATIO), K.RandomVerticalFlip(p=FLIP)
-        )
-        measured["kornia"] = lambda: (batched(x) > THRESHOLD).to(x.dtype)
-    return measured
+
+def of_parts(x, generator):
+    """part -> way -> function."""
+    size = tuple(x.shape[-2:])
+    jitter, crop = views.cifar10().transforms
+    crops = v2.RandomResizedCrop(size, scale=crop.crop_scale, antialias=True)
+    table = {  # ours, torchvision's, kornia's
+        "crop and flip": (
+            crop,
+            v2.Compose([crops, v2.RandomVerticalFlip(0.5)]),
+            K
+            and K.AugmentationSequential(K.RandomResizedCrop(size, scale=crop.crop_scale), K.RandomVerticalFlip(p=0.5)),
+        ),
+        "jitter": (
+            jitter,
+            v2.RandomApply([v2.ColorJitter(*JITTER)], PROBABILITY),
+            K and K.ColorJitter(*JITTER, p=PROBABILITY),
+        ),
+        "blur 3x3": (
+            GaussianBlur(3, probability=0.5),
+            v2.RandomApply([v2.GaussianBlur(3, (0.1, 2.0))], 0.5),
+            K and K.RandomGaussianBlur((3, 3), (0.1, 2.0), p=0.5),
+        ),
+        "solarise": (
+            Solarise(probability=0.5),
+            v2.RandomSolarize(0.5, 0.5),
+            K and K.RandomSolarize((0.5, 0.5), (0.0, 0.0), p=0.5),
+        ),
+        "noise": (
+            Noise((0.1, 0.1), probability=0.5),
+            v2.RandomApply([v2.GaussianNoise(sigma=0.1)], 0.5),
+            K and K.RandomGaussianNoise(std=0.1, p=0.5),
+        ),
+        "erase": (Erase(probability=0.5), v2.RandomErasing(0.5), K and K.RandomErasing(p=0.5)),
+    }
+    parts = {}
+    for part, (ours, theirs, in_kornia) in table.items():
+        parts[part] = {
+            "genssl": functools.partial(ours, x, None, generator),
+            "torchvision v2 per image": functools.partial(per_image, theirs, x),
+        }
+        parts[part] |= {"kornia": functools.partial(in_kornia, x)} if K else {}
+    return parts
+
+
+def per_image(transform, x):
+    return torch.stack([transform(image) for image in x])
 
 
 def measure(functions, repeats, device):
@@ -82,20 +151,25 @@ def main():
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
     generator = torch.Generator(device).manual_seed(0)
-    x = torch.rand(arguments.views, 1, 28, 28, generator=generator, device=device)
-    times = measure(ways(x, generator), arguments.repeats, device)
+    grey = torch.rand(arguments.views, 1, 28, 28, generator=generator, device=device)
+    colour = torch.rand(arguments.views, 3, 32, 32, generator=generator, device=device)
+    tables = {"MNIST 1x28x28": of_mnist(grey, generator), "CIFAR-10 3x32x32": of_cifar10(colour, generator)}
+    tables |= of_parts(colour, generator)
 
-    ours = statistics.median(times["genssl"])
-    rows = [
-        {"way": name, "median_ms": statistics.median(t), "minimum_ms": min(t), "ratio": statistics.median(t) / ours}
-        for name, t in times.items()
-    ]
-    print(f"{arguments.views} views 1x28x28, {device}, {arguments.threads} threads, torch {torch.__version__}")
-    print(f"{'way':40} {'median ms':>10} {'minimum ms':>11} {'times ours':>11}")
-    for row in rows:
-        print(f"{row['way']:40} {row['median_ms']:10.2f} {row['minimum_ms']:11.2f} {row['ratio']:11.1f}")
+    print(f"{arguments.views} views, {device}, {arguments.threads} threads, torch {torch.__version__}")
+    print(f"{'views':18} {'way':40} {'median ms':>10} {'minimum ms':>11} {'times ours':>11}")
+    rows = []
+    for name, functions in tables.items():
+        times = {
+            way: (statistics.median(t), min(t)) for way, t in measure(functions, arguments.repeats, device).items()
+        }
+        for way, (median, minimum) in times.items():
+            ratio = median / times["genssl"][0]
+            rows.append({"views": name, "way": way, "median_ms": median, "minimum_ms": minimum, "ratio": ratio})
+            print(f"{name:18} {way:40} {median:10.2f} {minimum:11.2f} {ratio:11.1f}", flush=True)
     if arguments.json:
-        about = {"machine": platform.machine(), "threads": arguments.threads, "torch": torch.__version__}
+        about = {"machine": platform.machine(), "cores": os.cpu_count(), "threads": arguments.threads}
+        about |= {"load_average": os.getloadavg()[0], "torch": torch.__version__, "kornia": K and kornia.__version__}
         about |= {"device": str(device), "views": arguments.views, "repeats": arguments.repeats}
         arguments.json.write_text(json.dumps({"about": about, "rows": rows}, indent=2) + "\n")
 

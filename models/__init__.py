@@ -12,6 +12,7 @@ from genssl.models.discriminative import DiscriminativeMethod
 from genssl.models.infonce import InfoNCE
 from genssl.models.instance_discrimination import InstanceDiscrimination
 from genssl.models.ldm import LDM
+from genssl.models.mc_infonce import MCInfoNCE
 from genssl.models.method import GenerativeMethod, Method, Preset
 from genssl.models.mixture_simvae import MixtureSimVAE
 from genssl.models.moco import MoCo
@@ -22,6 +23,7 @@ from genssl.models.simvae import SimVAE
 from genssl.models.swav import SwAV
 from genssl.models.vae import VAE, BetaVAE
 from genssl.models.variational_classification import VariationalClassification
+from genssl.models.vi_simsiam import VISimSiam
 from genssl.models.vicreg import VICReg
 from genssl.models.wmse import WMSE
 
@@ -42,6 +44,7 @@ __all__ = [
     "GenerativeMethod",
     "InfoNCE",
     "InstanceDiscrimination",
+    "MCInfoNCE",
     "Method",
     "MixtureSimVAE",
     "MoCo",
@@ -52,5 +55,6 @@ __all__ = [
     "SimVAE",
     "SwAV",
     "VICReg",
+    "VISimSiam",
     "VariationalClassification",
 ]

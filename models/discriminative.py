@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import pyro
 import pyro.distributions as dist
@@ -33,6 +33,9 @@ class DiscriminativeMethod(Method):
         "digits": {"num_views": 2, "batch_size": 256, "lr": 1e-3, "epochs": 200},
         "": {"num_views": 2, "batch_size": 256, "lr": 1e-3, "epochs": 100},
     }
+    default_head: ClassVar[tuple[int, ...]] = HEAD
+    extra_outputs: ClassVar[int] = 0
+    """What the guide needs of encoder and head beyond a vector of the representation."""
     head: nn.Module
 
     def __init__(self, encoder: nn.Module, head: nn.Module | None = None) -> None:
@@ -69,18 +72,21 @@ class DiscriminativeMethod(Method):
         dim: int | None = None,
         network: str | None = None,
         hidden: Sequence[int] | None = None,
-        head: Sequence[int] = HEAD,
+        head: Sequence[int] | None = None,
         **settings: Any,
     ) -> Self:
         """The method with default networks for data like `example`: dim, network and hidden as in GenerativeMethod.build.
 
-        head: widths of the head's layers, BatchNorm and ReLU between them; () for none.
+        head: widths of the head's layers, BatchNorm and ReLU between them; () for none; None for the method's default.
         """
         shape = event_shape_of(example, cls)
         network = default_network(shape) if network is None else network
         dim = default_dim(network) if dim is None else dim
-        encoder = make_encoder(network, shape, dim, hidden)
-        method = cls._assemble(encoder, dim, tuple(head), example, **settings)
+        widths = cls.default_head if head is None else tuple(head)
+        if widths:
+            widths = (*widths[:-1], widths[-1] + cls.extra_outputs)
+        encoder = make_encoder(network, shape, dim if widths else dim + cls.extra_outputs, hidden)
+        method = cls._assemble(encoder, dim, widths, example, **settings)
         method._event_dim = len(shape)
         return method
 

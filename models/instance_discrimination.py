@@ -19,7 +19,7 @@ class InstanceDiscrimination(DiscriminativeMethod):
 
     Sources: Dosovitskiy et al. 2014 (NeurIPS, arXiv:1406.6909), vectors as parameters; Wu et al. 2018 (CVPR, arXiv:1805.01978), Eq. 2,
     vectors as a memory bank of what the encoder gave (bank=True); Bizeul et al. 2024, Eq. 6 and 7, as a bound on log p(y | x). c = J:
-    -mean(elbo) is J times the mean cross-entropy over views. The normaliser is over all N, not sampled: N D' numbers, and N products a view.
+    -mean(elbo) is J times the mean cross-entropy over views. The normaliser is over all N, not sampled: N products a view.
 
     It keeps what tells every group from every other and, by the shared vector, drops what views differ in. With far more
     dimensions than needed, groups are told apart without any two alike ones coming close.

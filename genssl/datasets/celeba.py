@@ -85,7 +85,7 @@ def celeba(
         dropped = [f"{int((~kept & (part == n)).sum())} of {int((part == n).sum())} {s}" for n, s in enumerate(SPLITS)]
         notes.append(f"left out without one hair colour: {', '.join(dropped)}")
     notes.append("lists not the published ones (MD5)" if others else "lists as published (MD5)")
-    own = views.cifar10()  # the paper augments both data sets alike (Table 2)
+    own = views.celeba()  # the paper augments both data sets alike (Table 2)
     data = Data("celeba", **splits, classes=classes, views=own, notes="; ".join(notes))
     data = data if limit is None else data.limit(limit)
     held: dict[str, Any] = {name: _hold(split) for name, split in data.splits()} if memory else {}

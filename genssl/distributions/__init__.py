@@ -1,10 +1,12 @@
-"""Joint priors over the views of a group, and likelihoods of one view."""
+"""Joint priors over the views of a group, likelihoods of one view, and posteriors on the sphere."""
 
 from genssl.distributions.group_mixture import GroupMixture
 from genssl.distributions.group_normal import GroupNormal
 from genssl.distributions.likelihoods import Bernoulli, ContinuousBernoulli, Gaussian
 from genssl.distributions.pixels import IsotropicNormal, LogitsContinuousBernoulli
+from genssl.distributions.power_spherical import PowerSpherical
 from genssl.distributions.precision import at_least_float32
+from genssl.distributions.von_mises_fisher import VonMisesFisher
 
 __all__ = [
     "Bernoulli",
@@ -14,5 +16,7 @@ __all__ = [
     "GroupNormal",
     "IsotropicNormal",
     "LogitsContinuousBernoulli",
+    "PowerSpherical",
+    "VonMisesFisher",
     "at_least_float32",
 ]

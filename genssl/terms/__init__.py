@@ -30,6 +30,7 @@ from genssl.terms.repulsion import (
     QueueNormaliser,
     VarianceCovariance,
 )
+from genssl.terms.spherical import AveragedNormaliser, MonteCarloContrast, SphericalAttraction
 from genssl.terms.targets import Centring, sinkhorn
 from genssl.terms.traces import Site, Traces
 
@@ -38,6 +39,7 @@ __all__ = [
     "AggregateEntropy",
     "Alternation",
     "AssignmentAttraction",
+    "AveragedNormaliser",
     "Centring",
     "ClassDensity",
     "ClassNormaliser",
@@ -57,6 +59,7 @@ __all__ = [
     "LogDeterminantEntropy",
     "LogLikelihood",
     "LogPrior",
+    "MonteCarloContrast",
     "NearestNeighbourEntropy",
     "OffDiagonalCorrelation",
     "PosteriorEntropy",
@@ -65,6 +68,7 @@ __all__ = [
     "ProductNormaliser",
     "QueueNormaliser",
     "Site",
+    "SphericalAttraction",
     "SphericalEntropy",
     "SquaredAttraction",
     "StopGradient",

@@ -1,19 +1,31 @@
 """How views are made: batched augmentation that returns its parameters as style, and groups of views from items."""
 
+from genssl.views.colour import ColourJitter
 from genssl.views.compose import Compose, Identity, PerImage, Transform
+from genssl.views.erase import Erase
+from genssl.views.filters import GaussianBlur, Noise, Solarise
 from genssl.views.geometry import Geometric
 from genssl.views.grouping import make_groups
-from genssl.views.presets import digits, fashion_mnist, images, mnist
+from genssl.views.presets import celeba, cifar10, digits, fashion_mnist, images, mnist, simclr, simclr_grey
 
 __all__ = [
+    "ColourJitter",
     "Compose",
+    "Erase",
+    "GaussianBlur",
     "Geometric",
     "Identity",
+    "Noise",
     "PerImage",
+    "Solarise",
     "Transform",
+    "celeba",
+    "cifar10",
     "digits",
     "fashion_mnist",
     "images",
     "make_groups",
     "mnist",
+    "simclr",
+    "simclr_grey",
 ]

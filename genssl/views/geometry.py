@@ -9,17 +9,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from genssl.errors import DataError, SettingsError, ShapeError
-
-CONTINUOUS, CIRCULAR, CATEGORICAL = "continuous", "circular", "categorical"
+from genssl.views.style import CATEGORICAL, CIRCULAR, CONTINUOUS, Styled
 
 TRIES = 10  # candidates for a crop before the central fallback, as torchvision
 CROP = 2 * TRIES + 2  # uniform numbers that a crop takes: areas, ratios, corner y and x
 DRAWS = CROP + 5  # and every image: also two flips, translation y and x, rotation
+WHOLE = {
+    "crop_x": 0.5,
+    "crop_y": 0.5,
+    "crop_width": 1,
+    "crop_height": 1,
+    "translate_x": 0,
+    "translate_y": 0,
+    "rotate": 0,
+}
 
 
 @dataclass(frozen=True)
-class Geometric:
+class Geometric(Styled):
     """One independently augmented view for each image, with the drawn parameters as its style.
 
     In this order: rotate about the centre and translate, crop and resize, flip, threshold; the image is interpolated
@@ -43,9 +50,6 @@ class Geometric:
     `translate_x`, `translate_y` as fractions of width and height; flips 0 or 1 (categorical); `rotate` in radians
     (circular).
 
-    Every image takes the same count of random numbers whatever the settings and their outcome: one setting does not
-    shift the draws of another, and with a generator on the CPU a batch augmented in parts is the batch augmented whole.
-
     >>> views, style = Geometric(crop_scale=(0.4, 1.0), vertical_flip=0.5)(images, None, generator)
 
     SettingsError: a setting outside its range. ShapeError, DataError: x is not a batch of floating-point images.
@@ -62,34 +66,19 @@ class Geometric:
 
     def __post_init__(self) -> None:
         size = (self.size, self.size) if isinstance(self.size, int) else self.size
-        checks = {
-            "crop_scale": (0 < self.crop_scale[0] <= self.crop_scale[1] <= 1, "0 < low <= high <= 1"),
-            "crop_ratio": (0 < self.crop_ratio[0] <= self.crop_ratio[1], "0 < low <= high"),
-            "horizontal_flip": (0 <= self.horizontal_flip <= 1, "a probability"),
-            "vertical_flip": (0 <= self.vertical_flip <= 1, "a probability"),
-            "translate": (0 <= min(self.translate) <= max(self.translate) <= 1, "two fractions in [0, 1]"),
-            "rotate": (0 <= self.rotate <= 180, "degrees in [0, 180]"),
-            "size": (size is None or min(size) >= 1, "None or at least 1"),
-        }
-        for name, (fits, expected) in checks.items():
-            if not fits:
-                raise SettingsError(f"Geometric: {name} is {getattr(self, name)}, expected {expected}")
-
-    def __call__(self, x: Tensor, index: Tensor | None, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """x [B, C, H, W] in [0, 1] -> (views [B, C, h, w], style [B, S]), on the device of x; `index` is not used."""
-        _check_images(x)
-        style = self.draw(len(x), x.shape[-2], x.shape[-1], generator).to(x.device)
-        return self.apply(x, style), style
+        self._check_settings(
+            {
+                "crop_scale": (0 < self.crop_scale[0] <= self.crop_scale[1] <= 1, "0 < low <= high <= 1"),
+                "crop_ratio": (0 < self.crop_ratio[0] <= self.crop_ratio[1], "0 < low <= high"),
+                "horizontal_flip": (0 <= self.horizontal_flip <= 1, "a probability"),
+                "vertical_flip": (0 <= self.vertical_flip <= 1, "a probability"),
+                "translate": (0 <= min(self.translate) <= max(self.translate) <= 1, "two fractions in [0, 1]"),
+                "rotate": (0 <= self.rotate <= 180, "degrees in [0, 180]"),
+                "size": (size is None or min(size) >= 1, "None or at least 1"),
+            }
+        )
 
     # ------------------------------------------------------------------ style
-
-    @property
-    def style_names(self) -> tuple[str, ...]:
-        return tuple(name for name, _ in self._factors)
-
-    @property
-    def style_kinds(self) -> tuple[str, ...]:
-        return tuple(kind for _, kind in self._factors)
 
     @property
     def _crops(self) -> bool:
@@ -100,10 +89,9 @@ class Geometric:
         return self._crops or max(self.horizontal_flip, self.vertical_flip, self.rotate, *self.translate) > 0
 
     @property
-    def _factors(self) -> list[tuple[str, str]]:
-        """(name, kind) of what varies, in the order of the columns of style."""
+    def _factors(self) -> list[tuple[str, str, bool]]:
         sizes_vary = self.crop_scale[0] < self.crop_scale[1] or self.crop_ratio[0] < self.crop_ratio[1]
-        factors = [
+        return [
             ("crop_x", CONTINUOUS, self._crops),
             ("crop_y", CONTINUOUS, self._crops),
             ("crop_width", CONTINUOUS, self._crops and sizes_vary),
@@ -114,12 +102,10 @@ class Geometric:
             ("translate_y", CONTINUOUS, self.translate[1] > 0),
             ("rotate", CIRCULAR, self.rotate > 0),
         ]
-        return [(name, kind) for name, kind, varies in factors if varies]
 
     # ------------------------------------------------------------------ drawing
 
     def draw(self, batch: int, height: int, width: int, generator: torch.Generator) -> Tensor:
-        """[batch, S] the style of `batch` views of images height x width, on the generator's device."""
         u = torch.rand(batch, DRAWS, generator=generator, device=generator.device)
         horizontal, vertical, shift_y, shift_x, angle = u[:, CROP:].unbind(1)
         columns = {
@@ -133,24 +119,15 @@ class Geometric:
             top, left, h, w = self._crop_boxes(u[:, :CROP], height, width)
             columns["crop_x"], columns["crop_width"] = (left + w / 2) / width, w / width
             columns["crop_y"], columns["crop_height"] = (top + h / 2) / height, h / height
-        names = self.style_names
-        return torch.stack([columns[name] for name in names], 1) if names else u.new_zeros(batch, 0)
+        return self._pack(columns)
 
     def _crop_boxes(self, u: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Uniform numbers u [B, CROP] -> top, left, height and width [B] of the crops, in whole pixels."""
-        log_low, log_high = (math.log(ratio) for ratio in self.crop_ratio)
-        area = height * width * (self.crop_scale[0] + (self.crop_scale[1] - self.crop_scale[0]) * u[:, :TRIES])
-        ratio = (log_low + (log_high - log_low) * u[:, TRIES : 2 * TRIES]).exp()
-        h, w = (area / ratio).sqrt().round(), (area * ratio).sqrt().round()
-        fits = (h >= 1) & (h <= height) & (w >= 1) & (w <= width)
-        first = fits.byte().argmax(1, keepdim=True)  # the first maximum: the first candidate that fits, if any does
-        found = fits.gather(1, first)[:, 0]
+        h, w, found = first_fit(u[:, : 2 * TRIES], self.crop_scale, self.crop_ratio, height, width)
         central_h, central_w = self._central_crop(height, width)
-        h = torch.where(found, h.gather(1, first)[:, 0], central_h)
-        w = torch.where(found, w.gather(1, first)[:, 0], central_w)
-        # u < 1, but u * n may round up to n
-        top = (u[:, 2 * TRIES] * (height - h + 1)).floor().minimum(height - h)
-        left = (u[:, 2 * TRIES + 1] * (width - w + 1)).floor().minimum(width - w)
+        h = torch.where(found, h, central_h)
+        w = torch.where(found, w, central_w)
+        top, left = corner(u[:, 2 * TRIES], height - h), corner(u[:, 2 * TRIES + 1], width - w)
         return (
             torch.where(found, top, (height - central_h) // 2),
             torch.where(found, left, (width - central_w) // 2),
@@ -169,47 +146,62 @@ class Geometric:
     # ------------------------------------------------------------------ resampling
 
     def apply(self, x: Tensor, style: Tensor) -> Tensor:
-        """The views [B, C, h, w] of x [B, C, H, W] that have this style [B, S], as `draw` and a call return it."""
-        _check_images(x)
-        if style.shape != (len(x), len(self.style_names)):
-            expected = f"[{len(x)}, {len(self.style_names)}] ({', '.join(self.style_names)})"
-            raise ShapeError(f"Geometric: style has shape {list(style.shape)}, expected {expected}")
+        flips = {"horizontal_flip": self.horizontal_flip, "vertical_flip": self.vertical_flip}
+        given = self._unpack(x, style, **flips, **WHOLE)
         height, width = x.shape[-2:]
         size = (height, width) if self.size is None else self.size
         h, w = (size, size) if isinstance(size, int) else size
         views = x
         if self._moves or (h, w) != (height, width):
-            dtype = torch.promote_types(x.dtype, torch.float32)  # half cannot hold positions
-            grid = self._grid(style.to(x.device, dtype), height, width, h, w)
-            views = F.grid_sample(x.to(dtype), grid, align_corners=False).to(x.dtype)
+            grid = self._grid(given, height, width, h, w)
+            views = F.grid_sample(x.to(grid.dtype), grid, align_corners=False).to(x.dtype)
         if self.threshold is None:
             return views
         return (views.clone() if views is x else views).gt_(self.threshold)
 
-    def _grid(self, style: Tensor, height: int, width: int, h: int, w: int) -> Tensor:
+    def _grid(self, given: dict[str, Tensor], height: int, width: int, h: int, w: int) -> Tensor:
         """[B, h, w, 2] where in the image each pixel of the view lies; the image's outer edges are at -1 and 1."""
-        given = dict(zip(self.style_names, style.unbind(1), strict=True))
-        if self._crops and "crop_width" not in given:  # one size for all, whatever the random numbers
-            _, _, crop_h, crop_w = self._crop_boxes(style.new_zeros(len(style), CROP), height, width)
+        if self._crops and "crop_width" not in self.style_names:  # one size for all, whatever the random numbers
+            zeros = torch.zeros_like(given["rotate"])[:, None].expand(-1, CROP)
+            _, _, crop_h, crop_w = self._crop_boxes(zeros, height, width)
             given |= {"crop_height": crop_h / height, "crop_width": crop_w / width}
-
-        def factor(name: str, constant: float) -> Tensor:
-            return (given[name] if name in given else style.new_full((len(style),), constant))[:, None]
+        given = {name: value[:, None] for name, value in given.items()}
 
         # Pixels from the centre of the image after rotation and translation ...
-        flip_y, flip_x = factor("vertical_flip", self.vertical_flip), factor("horizontal_flip", self.horizontal_flip)
-        shift_y, shift_x = factor("translate_y", 0), factor("translate_x", 0)
-        y = _positions(h, height, factor("crop_y", 0.5) - shift_y, factor("crop_height", 1), flip_y)
-        x = _positions(w, width, factor("crop_x", 0.5) - shift_x, factor("crop_width", 1), flip_x)
+        y_centre, x_centre = given["crop_y"] - given["translate_y"], given["crop_x"] - given["translate_x"]
+        y = _positions(h, height, y_centre, given["crop_height"], given["vertical_flip"])
+        x = _positions(w, width, x_centre, given["crop_width"], given["horizontal_flip"])
         # ... times where a step down and a step right lead in the image itself. A place is then a part from its row
         # plus a part from its column: as complex numbers x + iy one pass over the grid, several times faster than
         # `affine_grid`, which could not hold positions inside the crop either.
-        cos, sin = factor("rotate", 0).cos(), factor("rotate", 0).sin()
+        cos, sin = given["rotate"].cos(), given["rotate"].sin()
         down, right = (
             torch.complex(-2 / width * sin, 2 / height * cos),
             torch.complex(2 / width * cos, 2 / height * sin),
         )
         return torch.view_as_real((y * down)[:, :, None] + (x * right)[:, None, :])
+
+
+def first_fit(
+    u: Tensor, scale: tuple[float, float], ratio: tuple[float, float], height: int, width: int, margin: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Uniform numbers u [B, 2 TRIES] -> height and width [B] of the first of TRIES rectangles that fits, and found [B].
+
+    scale: area as a fraction of height x width, uniform; ratio: width / height, log-uniform; sides are whole pixels, at
+    least 1 and at most the image's less margin.
+    """
+    log_low, log_high = (math.log(limit) for limit in ratio)
+    area = height * width * (scale[0] + (scale[1] - scale[0]) * u[:, :TRIES])
+    ratios = (log_low + (log_high - log_low) * u[:, TRIES:]).exp()
+    h, w = (area / ratios).sqrt().round(), (area * ratios).sqrt().round()
+    fits = (h >= 1) & (h <= height - margin) & (w >= 1) & (w <= width - margin)
+    first = fits.byte().argmax(1, keepdim=True)  # the first maximum: the first candidate that fits, if any does
+    return h.gather(1, first)[:, 0], w.gather(1, first)[:, 0], fits.gather(1, first)[:, 0]
+
+
+def corner(u: Tensor, room: Tensor) -> Tensor:
+    """Uniform numbers u [B] -> whole numbers in 0 ... room [B], all alike likely."""
+    return (u * (room + 1)).floor().minimum(room)  # u < 1, but u * n may round up to n
 
 
 def _positions(count: int, length: int, centre: Tensor, extent: Tensor, flip: Tensor) -> Tensor:
@@ -221,10 +213,3 @@ def _positions(count: int, length: int, centre: Tensor, extent: Tensor, flip: Te
     last = (extent * length - 1) / 2  # the middle of the crop's last pixel
     offset = (step * (extent * length)).clamp(-last, last)
     return torch.addcmul(length * (centre - 0.5), 1 - 2 * flip, offset)
-
-
-def _check_images(x: Tensor) -> None:
-    if x.dim() != 4:
-        raise ShapeError(f"Geometric: x has shape {list(x.shape)}, expected [B, C, H, W]; for one image use x[None]")
-    if not x.is_floating_point():
-        raise DataError(f"Geometric: x has dtype {x.dtype}, expected floats in [0, 1]; use x.float() / 255")

@@ -107,6 +107,55 @@ def test_clip(temperature):
     close(loss, 2 * published.clip(z, 1 / temperature))
 
 
+@pytest.mark.parametrize("samples", [1, 4])
+def test_mcinfonce(samples):
+    """With the draws that the term made: replayed from the same generator state."""
+    method = gallery.MCInfoNCE(linear(4), concentration=8.0, num_samples=samples)
+    groups = groups_of(2)
+    drawn = []
+    original = method.family.rsample
+
+    def recorded(self, sample_shape=()):
+        draws = original(self, sample_shape)
+        if tuple(sample_shape) == (samples,):
+            drawn.append(draws)
+        return draws
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(method.family, "rsample", recorded)
+        loss, _ = measure(method, groups)
+    z = drawn[0]
+    close(loss, published.mcinfonce(z, 8.0) + published.mcinfonce(z.flip(2), 8.0))
+    # Its separated form is a lower bound at the same single draw (Jensen), and equal to it.
+    if samples == 1:
+        bound = gallery.MCInfoNCE(linear(4), concentration=8.0, num_samples=1, separated=True)
+        terms = bound.objective.terms(None, lambda g: fixed(g, z[0]), groups)
+        close(-terms.elbo.mean(), loss)
+
+
+def fixed(groups, z):
+    with groups.plate:
+        pyro.sample("z", pyro.distributions.Delta(z).to_event(2))
+
+
+@pytest.mark.parametrize("mask", [None, RAGGED], ids=["full", "ragged"])
+def test_vi_simsiam_is_its_cross_term(mask):
+    """Against the pieces: the density of each draw under the other view's predicted law; entropies cancel."""
+    method = gallery.VISimSiam(linear(4), predictor=nn.Linear(3, 3))
+    groups = groups_of(3, mask)
+    loss, sites = measure(method, groups)
+    total = torch.zeros(())
+    for g, row in enumerate(groups.valid):
+        there = row.nonzero()[:, 0].tolist()
+        for i in there:
+            others = [j for j in there if j != i]
+            for j in others:
+                predicted = sites["z_predicted"][g, j]
+                kappa = predicted.norm()
+                total = total + published.power_spherical(sites["z"][g, i], predicted / kappa, kappa) / len(others)
+    close(loss, -total / G)
+
+
 # ---------------------------------------------------------------------- spread
 
 
