@@ -71,18 +71,18 @@ BATCH, RATE = 128, 1e-3
 
 def cells() -> list[dict[str, Any]]:
     """All cells, one seed of everything first."""
-    out: list[dict[str, Any]] = []
-    for data, where in DATA.items():
-        for name in where["methods"]:
-            what = METHODS[name]
-            for seed in where.get("seeds", what.get("seeds", (0,))):  # noqa: PERF401
-                out.append({
-                    "name": f"{data}/{name}/{seed}", "data": data, "label": name, "method": what["method"], "seed": seed,
-                    "views": what["views"], "batch": BATCH, "lr": RATE, "precision": "bf16",
-                    "settings": {**COMMON, **where["settings"], **what.get("settings", {})},
-                    "seconds": where["seconds"], "steps": what.get("steps"),
-                })  # fmt: skip
-    return sorted(out, key=lambda cell: (cell["data"] == "cifar10", cell["seed"]))
+    found = [
+        {
+            "name": f"{data}/{name}/{seed}", "data": data, "label": name, "method": what["method"], "seed": seed,
+            "views": what["views"], "batch": BATCH, "lr": RATE, "precision": "bf16",
+            "settings": {**COMMON, **where["settings"], **what.get("settings", {})},
+            "seconds": where["seconds"], "steps": what.get("steps"),
+        }
+        for data, where in DATA.items()
+        for name, what in METHODS.items() if name in where["methods"]
+        for seed in where.get("seeds", what.get("seeds", (0,)))
+    ]  # fmt: skip
+    return sorted(found, key=lambda cell: (cell["data"] == "cifar10", cell["seed"]))
 
 
 def data_root() -> str | None:

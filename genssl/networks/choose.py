@@ -1,23 +1,63 @@
-"""Networks by name (stand-in until the convolutional ones are here)."""
+"""Networks by name."""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 
 from torch import nn
 
+from genssl.errors import SettingsError
+from genssl.networks.conv import conv_decoder, conv_encoder
+from genssl.networks.library import resnet18_encoder, timm_encoder
 from genssl.networks.mlp import default_hidden, mlp_decoder, mlp_encoder
+from genssl.networks.released import released_conv_decoder, released_conv_encoder
+
+NETWORKS = ("mlp", "conv", "released_conv", "resnet18", "timm:NAME")
+"""The paper's Table 3 and Table 4, the pair that its authors released, torchvision's ResNet-18, a model of timm."""
 
 
 def default_network(event_shape: Sequence[int]) -> str:
-    return "mlp"
+    """The paper's choice: "conv" for colour images of 32x32 and 64x64, "mlp" for everything else."""
+    return "conv" if tuple(event_shape) in ((3, 32, 32), (3, 64, 64)) else "mlp"
 
 
-def make_encoder(network: str, event_shape: Sequence[int], outputs: int, hidden: Sequence[int] | None = None) -> nn.Module:
-    return mlp_encoder(event_shape, outputs, tuple(default_hidden(event_shape) if hidden is None else hidden))
+def make_encoder(
+    network: str, event_shape: Sequence[int], outputs: int, hidden: Sequence[int] | None = None
+) -> nn.Module:
+    """The encoder [N, *event] -> [N, outputs] of a name in NETWORKS; hidden: widths of the mlp."""
+    _check(network, hidden)
+    if network.startswith("timm:"):
+        return timm_encoder(network.removeprefix("timm:"), event_shape, outputs)
+    if network == "mlp":
+        return mlp_encoder(event_shape, outputs, default_hidden(event_shape) if hidden is None else hidden)
+    encoders = {"conv": conv_encoder, "released_conv": released_conv_encoder, "resnet18": resnet18_encoder}
+    return encoders[network](event_shape, outputs)
 
 
 def make_decoder(
     network: str, dim: int, event_shape: Sequence[int], hidden: Sequence[int] | None = None, sigmoid: bool = False
 ) -> nn.Module:
-    return mlp_decoder(dim, event_shape, tuple(default_hidden(event_shape) if hidden is None else hidden)[::-1], sigmoid=sigmoid)
+    """The decoder [N, dim] -> [N, *event] beside `make_encoder`; hidden: widths of the mlp encoder, reversed here.
+
+    resnet18 and timm have none of their own: they get the paper's convolutional one for images of 32x32 and 64x64, else the mlp.
+    """
+    _check(network, hidden)
+    if network == "released_conv":
+        return released_conv_decoder(dim, event_shape, sigmoid)
+    if network == "conv" or (network != "mlp" and tuple(event_shape)[1:] in ((32, 32), (64, 64))):
+        return conv_decoder(dim, event_shape, sigmoid)
+    widths = default_hidden(event_shape) if hidden is None else hidden
+    return mlp_decoder(dim, event_shape, widths[::-1], sigmoid)
+
+
+def _check(network: str, hidden: Sequence[int] | None) -> None:
+    name = str(network)
+    if name not in NETWORKS[:-1] and not (name.startswith("timm:") and name not in ("timm:", "timm:NAME")):
+        near = difflib.get_close_matches(name, NETWORKS, 1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(NETWORKS)}"
+        raise SettingsError(f"there is no network {name!r}; {hint}")
+    if hidden is not None and name != "mlp":
+        raise SettingsError(
+            f"hidden = {tuple(hidden)} is for the mlp, and the network is {name}; leave it out, or take network = 'mlp'"
+        )
