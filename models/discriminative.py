@@ -28,7 +28,7 @@ class DiscriminativeMethod(Method):
         encoder: [N, *event] -> [N, D].  head: [N, D] -> [N, D'], None for the identity.
     """
 
-    networks = ("encoder", "head", "predictor", "target")
+    networks: ClassVar[tuple[str, ...] | None] = ("encoder", "head", "predictor", "target")
     defaults = {
         "digits": {"num_views": 2, "batch_size": 256, "lr": 1e-3, "epochs": 200},
         "": {"num_views": 2, "batch_size": 256, "lr": 1e-3, "epochs": 100},
@@ -101,17 +101,14 @@ def mlp_head(inputs: int, widths: Sequence[int], final_norm: bool = False) -> nn
 
     None for no widths. The statistics of BatchNorm are those of all views of the batch: each view's output depends on the others.
     """
+    if not widths:
+        return None
     layers: list[nn.Module] = []
-    for width in widths:
+    for width in widths[:-1]:
         layers += [nn.Linear(inputs, width, bias=False), nn.BatchNorm1d(width), nn.ReLU()]
         inputs = width
-    if not layers:
-        return None
-    layers = layers[:-2]
-    if final_norm:
-        return nn.Sequential(*layers, nn.BatchNorm1d(inputs, affine=False))
-    layers[-1] = nn.Linear(layers[-1].in_features, inputs)  # a bias where no BatchNorm follows
-    return nn.Sequential(*layers)
+    layers.append(nn.Linear(inputs, widths[-1], bias=not final_norm))  # BatchNorm has a bias of its own
+    return nn.Sequential(*layers, nn.BatchNorm1d(widths[-1], affine=False)) if final_norm else nn.Sequential(*layers)
 
 
 def output_size(*networks: nn.Module, dim: int | None = None) -> int:

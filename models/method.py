@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Self
 
 import pyro
@@ -57,7 +57,7 @@ class Method(nn.Module):
         """The method with default networks for data like `example`."""
         raise NotImplementedError
 
-    def _leading(self, network: nn.Module, x: Tensor) -> Tensor:
+    def _leading(self, network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """Apply a network [N, *event] to x [..., *event]."""
         event_dim = self._event_dim if self._event_dim is not None else x.dim() - 1
         lead = x.shape[: x.dim() - event_dim]
@@ -76,7 +76,7 @@ class GenerativeMethod(Method):
         dim: D, where it cannot be read off the encoder's last layer.
     """
 
-    networks = ("encoder", "decoder")
+    networks: ClassVar[tuple[str, ...] | None] = ("encoder", "decoder")
     encoder: nn.Module
     decoder: nn.Module
 

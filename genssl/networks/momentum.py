@@ -34,7 +34,7 @@ class Momentum(nn.Module):
     @torch.no_grad()
     def update(self, *parts: nn.Module) -> None:
         """Move towards the networks that this is a copy of, given in the same order."""
-        ours = list(self.parts.parameters())
-        theirs = list(itertools.chain.from_iterable(part.parameters() for part in parts))
+        ours: list[Tensor] = list(self.parts.parameters())
+        theirs: list[Tensor] = list(itertools.chain.from_iterable(part.parameters() for part in parts))
         if ours:
             torch._foreach_lerp_(ours, theirs, 1 - self.momentum)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -105,7 +106,7 @@ class Constant(Term):
     likelihood that is an autoencoder. With a flat prior and no repulsion every representation collapses to one point.
     """
 
-    slots = ("reconstruction", "entropy", "prior")
+    slots: ClassVar[tuple[str, ...]] = ("reconstruction", "entropy", "prior")
     guide_family = "delta"
 
     def __init__(self, value: float = 0.0) -> None:
