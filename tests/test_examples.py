@@ -35,6 +35,30 @@ def test_example_on_embedded_data(name, tmp_path):
     assert (tmp_path / "run" / "config.json").exists()
 
 
+def test_sprites_example(tmp_path):
+    out = run([EXAMPLES / "sprites.py", "--number", 300, "--max-seconds", 2, "--out", tmp_path / "run"], tmp_path)
+    assert "random encoder" in out
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_cifar10_example(tmp_path, data_root):
+    if not (data_root / "cifar-10-batches-py").is_dir():
+        pytest.skip("needs cifar-10-batches-py below GENSSL_DATA")
+    options = ["--data-root", data_root, "--no-verify", "--limit", 130, "--epochs", 1, "--out", tmp_path / "run"]
+    out = run([EXAMPLES / "cifar10.py", *options], tmp_path)
+    assert "decoded JPEG copies" in out
+    assert "test accuracy" in out
+
+
+def test_celeba_example_says_what_it_lacks(tmp_path):
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "celeba.py", "--data-root", tmp_path],
+        cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert "celeba" in done.stderr
+    assert "--download" in done.stderr
+
+
 @pytest.mark.parametrize("name", ["mnist.py", "fashion_mnist.py"])
 def test_example_on_real_data(name, tmp_path, data_root):
     out = run(
