@@ -12,31 +12,16 @@ on test of ridge regression from z to known factors. Nothing was tuned on test.
 
 from __future__ import annotations
 
-import argparse
-import fcntl
-import functools
-import json
-import os
-import re
-import shutil
 import statistics
-import tempfile
-import time
-from pathlib import Path
 from typing import Any
 
 import torch
+from cells import Benchmark, Cell, hardware, measured, percent
 
-import genssl
-from genssl import datasets
 from genssl.evaluation import linear_probe
-from genssl.files import write_json
-from genssl.fit.optimiser import learning_rate
 from genssl.groups import Groups
 from genssl.views import make_groups
 
-RESULTS = Path(__file__).parent.parent / "results"
-OUT, SPEED = RESULTS / "generative.json", RESULTS / "generative_speed.json"
 LABELS = 100
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -69,7 +54,7 @@ DATA: dict[str, dict[str, Any]] = {
 BATCH, RATE = 128, 1e-3
 
 
-def cells() -> list[dict[str, Any]]:
+def cells() -> list[Cell]:
     """All cells, one seed of everything first."""
     found = [
         {
@@ -85,51 +70,13 @@ def cells() -> list[dict[str, Any]]:
     return sorted(found, key=lambda cell: (cell["data"] == "cifar10", cell["seed"]))
 
 
-def data_root() -> str | None:
-    beside = Path(__file__).parent.parent.parent / "shared" / "data"
-    return os.environ.get("GENSSL_DATA") or (str(beside) if beside.exists() else None)
-
-
-def load(name: str) -> Any:
-    return datasets.load(name, root=data_root(), verify=name != "cifar10")
-
-
-# ---------------------------------------------------------------------- one cell
-
-
-def folder_of(cell: dict[str, Any]) -> Path:
-    return Path(tempfile.gettempdir()) / "genssl_generative" / re.sub(r"\W+", "_", cell["name"])
-
-
-def fit_cell(cell: dict[str, Any], size: int, steps: int) -> Any:
-    """The run of a cell; one that was cut goes on, one that is fitted is loaded."""
-    folder, per_epoch = folder_of(cell), size // cell["batch"]
-    if (folder / "fitted").exists():
-        return genssl.load(folder)
-    run = genssl.fit(
-        cell["method"], cell["data"], data_root=data_root(), verify=cell["data"] != "cifar10", settings=cell["settings"],
-        num_views=cell["views"], batch_size=cell["batch"], lr=cell["lr"], epochs=-(-steps // per_epoch), precision=cell["precision"],
-        seed=cell["seed"], out=folder, resume=True, progress=False, max_steps=steps, schedule=functools.partial(cosine, steps=steps),
-    )  # fmt: skip
-    (folder / "fitted").touch()
-    return run
-
-
-def measure_cell(cell: dict[str, Any], run: Any, steps: int) -> dict[str, Any]:
+def measure(cell: Cell, run: Any, steps: int) -> dict[str, Any]:
     """Everything that the table shows of a fitted cell."""
-    figures, data = run.evaluate(), run.data
-    last = run.metrics[-1] if run.metrics else {}
-    result = {
-        **cell, "steps": steps, "epochs": round(steps * cell["batch"] / len(data.train), 2),
-        "content": {probe: {k: value[k] for k in ("validation", "test")} for probe, value in figures["content"].items()},
-        "style": figures.get("style"), "mse": figures["generation"]["mse"] if steps else None,
-        "terms": {slot: last.get(slot) for slot in ("reconstruction", "entropy", "prior")},
-        "machine": run.config["machine"], "versions": run.config["versions"], "exactness": data.notes,
-    }  # fmt: skip
+    result = measured(cell, run, steps)
     if cell["data"] != "cifar10":
-        result["few_labels"] = few_labels(run, data)
+        result["few_labels"] = few_labels(run, run.data)
     if cell["method"] == "NeuralStatistician":
-        result["content_posterior"] = content_posterior(run, data)
+        result["content_posterior"] = content_posterior(run, run.data)
     return result
 
 
@@ -152,7 +99,9 @@ def content_posterior(run: Any, data: Any, items: int = 500) -> list[dict[str, f
     """q(y | x_1..x_J) against J: its mean variance, and half the squared distance of two such posteriors' means of one item."""
     generator = torch.Generator().manual_seed(0)
     train = data.train.subset(torch.arange(items))
-    draws = [make_groups(train.floats(), torch.arange(items), None, data.views, 16, generator).x for _ in range(2)]
+    draws = [
+        make_groups(train.floats(), torch.arange(items), train.label, data.views, 16, generator).x for _ in range(2)
+    ]
     out = []
     with torch.no_grad():
         for j in (1, 2, 4, 8, 16):
@@ -165,53 +114,6 @@ def content_posterior(run: Any, data: Any, items: int = 500) -> list[dict[str, f
                 "order_changes_mean_by": float((one.mean - shuffled.mean).abs().max()),
             })  # fmt: skip
     return out
-
-
-def cosine(step: int, _: int, steps: int) -> float:
-    """The schedule spans the steps of the cell, which are no whole epochs."""
-    return learning_rate("cosine", 1.0, step, max(1, steps))
-
-
-# ---------------------------------------------------------------------- time of a step
-
-
-def calibrate(only: str, rounds: int = 3, steps: int = 20) -> dict[str, float]:
-    """Milliseconds a step of every kind of cell, taken in turn, median of the rounds."""
-    import pyro
-
-    from genssl.fit.batches import Batches
-    from genssl.fit.build import build, find_class
-    from genssl.fit.optimiser import make_optimiser
-    from genssl.fit.precision import networks_in
-    from genssl.fit.step import Stepper
-
-    device, sides = torch.device("cpu"), {}
-    for cell in cells():
-        key = f"{cell['data']}/{cell['label']}"
-        if key in sides or cell["steps"] == 0 or only not in cell["name"]:
-            continue
-        data = load(cell["data"])
-        method = build(find_class(cell["method"]), data.example(cell["views"]), 0, cell["settings"])
-        batches = Batches(data.train, data.views, cell["views"], cell["batch"], 0, device)
-        module = method.objective(method.model, method.guide)
-        config = {"seed": 0, "clip": None, "lr": cell["lr"], "steps": 10**6}
-        optimiser = make_optimiser("adam", module.parameters(), cell["lr"])
-        sides[key] = method, Stepper(module, optimiser, batches, config, "constant"), batches.run(0, 10**6), []
-    with pyro.validation_enabled(False):
-        for _ in range(rounds):
-            for key, (method, stepper, stream, times) in sides.items():
-                count = max(2, steps // 8) if key.startswith("cifar10") else steps
-                with networks_in("bf16", method, device):
-                    for _ in range(2):
-                        stepper(*next(stream))
-                    began = time.perf_counter()
-                    for _ in range(count):
-                        stepper(*next(stream))
-                    times.append(1e3 * (time.perf_counter() - began) / count)
-    return {key: round(statistics.median(times), 2) for key, (*_, times) in sides.items()}
-
-
-# ---------------------------------------------------------------------- table
 
 
 def table(done: list[dict[str, Any]]) -> str:
@@ -269,10 +171,7 @@ def table(done: list[dict[str, Any]]) -> str:
                     f"| {r['views']} | {r['variance']:.4f} | {r['error']:.4f} | {r['between_items']:.4f} |"
                     for r in cell["content_posterior"]
                 ] + [""]
-    machine = done[0]
-    lines.append(
-        f"Hardware: {machine['machine']}, torch {machine['versions']['torch']}, bf16 networks; fits on one thread, two side by side."
-    )
+    lines.append(hardware(done))
     return "\n".join(lines) + "\n"
 
 
@@ -281,59 +180,5 @@ def style_of(kind: dict[str, Any]) -> dict[str, float]:
     return {name: found["linear"]["test"] for name, found in kind["z"].items()}
 
 
-def percent(values: list[float]) -> str:
-    mean = 100 * statistics.mean(values)
-    return f"{mean:.1f}" if len(values) == 1 else f"{mean:.1f} ({100 * min(values):.1f} to {100 * max(values):.1f})"
-
-
-def append(result: dict[str, Any]) -> None:
-    """Add a cell to the file; two processes may share the work."""
-    with open(OUT.with_suffix(".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        write_json(OUT, [*finished(), result])
-
-
-def finished() -> list[dict[str, Any]]:
-    return json.loads(OUT.read_text()) if OUT.exists() else []
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--calibrate", action="store_true")
-    parser.add_argument("--table", action="store_true")
-    parser.add_argument("--fit-only", action="store_true", help="leave the measuring to a later call")
-    parser.add_argument("--only", default="", help="cells whose name (data/method/seed) contains this")
-    parser.add_argument(
-        "--share", default="0/1", help="I/N: every N-th cell from the I-th on, for N processes side by side"
-    )
-    args = parser.parse_args()
-    if args.table:
-        (RESULTS / "generative.md").write_text(table(finished()))
-    elif args.calibrate:
-        known = json.loads(SPEED.read_text()) if SPEED.exists() else {}
-        write_json(SPEED, known | calibrate(args.only))
-        print(SPEED.read_text())
-    else:
-        speed, sizes = json.loads(SPEED.read_text()), {}
-        first, every = map(int, args.share.split("/"))
-        for cell in [cell for cell in cells() if args.only in cell["name"]][first::every]:
-            if cell["name"] in {other["name"] for other in finished()}:
-                continue
-            if cell["data"] not in sizes:
-                sizes[cell["data"]] = len(load(cell["data"]).train)
-            steps = cell["steps"]
-            if steps is None:
-                steps = int(1e3 * cell["seconds"] / speed[f"{cell['data']}/{cell['label']}"])
-            began = time.perf_counter()
-            run = fit_cell(cell, sizes[cell["data"]], steps)
-            print(cell["name"], steps, f"{time.perf_counter() - began:.0f} s", flush=True)
-            if args.fit_only:
-                continue
-            result = measure_cell(cell, run, steps)
-            append(result)
-            print(cell["name"], {p: round(v["test"], 4) for p, v in result["content"].items()}, flush=True)
-            shutil.rmtree(folder_of(cell))
-
-
 if __name__ == "__main__":
-    main()
+    Benchmark("generative", cells(), measure, table, __doc__ or "").main()

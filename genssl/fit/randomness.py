@@ -44,6 +44,8 @@ def _digest(part: nn.Module) -> bytes:
     """Equal for two modules of one class with the same weights, bit for bit."""
     digest = hashlib.blake2b(type(part).__name__.encode(), digest_size=16)
     for name, value in part.state_dict().items():
+        if not isinstance(value, torch.Tensor):  # extra state of a module: no weight
+            continue
         digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.digest()

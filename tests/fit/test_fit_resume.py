@@ -60,6 +60,18 @@ CASES = {
     "other terms": {"replace": {"prior": "LogPrior:analytic=True"}},
     "a stream": {"data": lambda: Noisy()},
     "natural groups, ragged": {"data": lambda: ragged()},
+} | {
+    f"state of {name}": {"method": lambda name=name: name, "settings": settings}
+    for name, settings in {
+        "MoCo": {"queue_size": 50},
+        "BYOL": {},
+        "DINO": {},
+        "SwAV": {"num_prototypes": 6},
+        "InstanceDiscrimination": {"bank": True},
+        "DeepCluster": {"num_clusters": 5, "period": 3},
+        "VariationalClassification": {},
+        "MCInfoNCE": {"num_samples": 2},
+    }.items()
 }
 
 

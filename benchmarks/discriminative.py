@@ -1,0 +1,129 @@
+"""Every discriminative method on digits and FashionMNIST: results/discriminative.json and discriminative.md.
+
+    python benchmarks/discriminative.py --calibrate     # ms a step of every cell, in turn, on a quiet machine
+    python benchmarks/discriminative.py [--only TEXT]   # the cells that are not done yet (those whose name has TEXT), one after the other
+    python benchmarks/discriminative.py --table         # results/discriminative.md from results/discriminative.json
+
+A cell is one fit: method, data, seed; three minutes each, in steps (benchmarks/cells.py). The paper's encoder, 10 dimensions before the
+head. Test accuracy of probes before and after the head, everything chosen on validation; effective rank is the exponential of the
+entropy of the normalised singular values of centred test representations, at most the number of dimensions. Published temperatures and
+weights throughout; nothing was tuned.
+"""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+import torch
+from cells import Benchmark, Cell, hardware, measured, percent
+
+from genssl.evaluation import knn, linear_probe, mlp_probe
+
+THREE = (0, 1, 2)
+METHODS: dict[str, dict[str, Any]] = {
+    "random": {"method": "SimCLR", "steps": 0},
+    "SimCLR": {"method": "SimCLR", "seeds": THREE},
+    "VICReg": {"method": "VICReg", "seeds": THREE},
+    "BYOL": {"method": "BYOL", "seeds": THREE},
+    "DINO": {"method": "DINO", "seeds": THREE},
+    "LDM, joint": {"method": "LDM", "seeds": THREE},
+    "LDM, +MI": {"method": "LDM", "settings": {"mi_weight": 1.0}},
+    "InfoNCE": {"method": "InfoNCE"},
+    "MoCo": {"method": "MoCo"},
+    "CLIP": {"method": "CLIP"},
+    "MCInfoNCE": {"method": "MCInfoNCE"},
+    "BarlowTwins": {"method": "BarlowTwins"},
+    "WMSE": {"method": "WMSE"},
+    "VISimSiam": {"method": "VISimSiam"},
+    "SwAV": {"method": "SwAV"},
+    "DeepCluster": {"method": "DeepCluster"},
+    "InstanceDiscrimination": {"method": "InstanceDiscrimination"},
+    "InstanceDiscrimination, bank": {"method": "InstanceDiscrimination", "settings": {"bank": True}},
+    "VariationalClassification": {"method": "VariationalClassification"},
+    "SimSiam": {"method": "SimSiam"},
+}
+DATA = ("fashion_mnist", "digits")
+SECONDS, BATCH, RATE, VIEWS = 180.0, 256, 1e-3, 2
+
+
+def cells() -> list[Cell]:
+    """All cells, one seed of everything first."""
+    found = [
+        {
+            "name": f"{data}/{name}/{seed}", "data": data, "label": name, "method": what["method"], "seed": seed, "views": VIEWS,
+            "batch": BATCH, "lr": RATE, "precision": "bf16", "settings": {"dim": 10, **what.get("settings", {})},
+            "seconds": SECONDS, "steps": what.get("steps"),
+        }
+        for data in DATA
+        for name, what in METHODS.items()
+        for seed in what.get("seeds", (0,))
+    ]  # fmt: skip
+    return sorted(found, key=lambda cell: cell["seed"])
+
+
+def measure(cell: Cell, run: Any, steps: int) -> dict[str, Any]:
+    """Everything that the table shows of a fitted cell."""
+    result = measured(cell, run, steps)
+    run.method.eval()
+    splits = (run.data.train, run.data.validation, run.data.test)
+    before = [torch.cat([run.represent(x) for x in split.floats().split(5000)]) for split in splits]
+    result["effective_rank"] = {"before": effective_rank(before[2])}
+    if cell["method"] == "CLIP":  # a head for each half of the image: none for the whole
+        return result
+    with torch.no_grad():
+        after = [torch.cat([run.method.project(x) for x in split.floats().split(5000)]) for split in splits]
+    parts = [part for z, split in zip(after, splits, strict=True) for part in (z, split.label)]
+    probes = {"knn": knn(*parts), "linear": linear_probe(*parts), "mlp": mlp_probe(*parts, seed=cell["seed"])}
+    result["after_head"] = {name: {k: found[k] for k in ("validation", "test")} for name, found in probes.items()}
+    result["effective_rank"]["after"] = effective_rank(after[2])
+    return result
+
+
+def effective_rank(z: torch.Tensor) -> float:
+    """exp H(s / sum s) of the singular values s of centred z [N, D] (Roy and Vetterli 2007); 1 for a line, D for a ball."""
+    share = torch.linalg.svdvals((z - z.mean(0)).double())
+    share = share / share.sum().clamp(min=1e-300)
+    return float(torch.special.entr(share).sum().exp())
+
+
+def table(done: list[dict[str, Any]]) -> str:
+    lines = ["# The discriminative methods", "", (__doc__ or "").strip().split("\n\n")[-1].replace("\n", " "), ""]
+    for data in DATA:
+        rows = [cell for cell in done if cell["data"] == data]
+        if not rows:
+            continue
+        lines += [f"## {data}, 3 minutes a fit, {BATCH} groups of {VIEWS}", ""]
+        head = [
+            "method",
+            "seeds",
+            "epochs",
+            "kNN",
+            "linear",
+            "MLP",
+            "kNN after head",
+            "linear",
+            "MLP",
+            "rank of 10",
+            "rank after head",
+        ]
+        lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+        for name in METHODS:
+            same = [cell for cell in rows if cell["label"] == name]
+            if not same:
+                continue
+            values = [percent([c["content"][p]["test"] for c in same]) for p in ("knn", "linear", "mlp")]
+            values += [
+                percent([c["after_head"][p]["test"] for c in same]) if "after_head" in same[0] else ""
+                for p in ("knn", "linear", "mlp")
+            ]
+            ranks = [[c["effective_rank"].get(where) for c in same] for where in ("before", "after")]
+            values += ["" if found[0] is None else f"{statistics.mean(found):.1f}" for found in ranks]
+            lines.append(f"| {name} | {len(same)} | {same[0]['epochs']:.0f} | {' | '.join(values)} |")
+        lines += ["", f"Data: {rows[0]['exactness']}.", ""]
+    lines.append(hardware(done))
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    Benchmark("discriminative", cells(), measure, table, __doc__ or "").main()
