@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import click
 import pytest
 import torch
 
+import genssl
 from genssl import cli
 from genssl.cli import main
 
@@ -278,3 +280,35 @@ def test_ctrl_c_while_evaluating(capsys, monkeypatch):
     assert status == 130
     assert "run is fitted; go on with: genssl evaluate run, genssl report run" in err
     assert run(capsys, "evaluate", "run")[0] == 0
+
+
+def test_settings_of_a_data_set_name_its_folder_and_resume_in_any_order(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    common = ["fit", "SimVAE", "--views", "2", "--batch-size", "20", "--epochs", "2", "--no-report"]
+    common += ["--set", "hidden=[8]", "--set", "dim=2"]
+    assert run(capsys, *common, "--data", "sprites:size=16,num=200", "--max-steps", "3")[0] == 0
+    folder = tmp_path / "runs" / "SimVAE-sprites_num_200_size_16-0"
+    assert (folder / "config.json").exists()
+    status, _, err = run(capsys, *common, "--data", "sprites:num=200,size=16", "--resume")
+    assert status == 0, err
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [folder.name]
+    assert genssl.load(folder).finished
+    status, _, err = run(capsys, "fit", "SimVAE", "--data", "sprites:sizee=16")
+    assert (status, "did you mean size" in err) == (2, True)
+
+
+@pytest.mark.parametrize("method", ["CLIP", "SimCLR", "NeuralStatistician"])
+def test_a_method_of_each_kind_from_the_command_to_the_report(method, tmp_path, capsys):
+    out = tmp_path / "run"
+    command = ["fit", method, "--data", "digits", "--limit", "200", "--max-steps", "4", "--epochs", "1"]
+    command += ["--views", "2", "--batch-size", "50", "--out", str(out), "--set", "hidden=[8]", "--set", "dim=3"]
+    status, _, err = run(capsys, *command)
+    assert status == 0, err
+    status, _, err = run(capsys, "evaluate", str(out))
+    assert status == 0, err
+    figures = json.loads((out / "evaluation.json").read_text())
+    assert 0 <= figures["content"]["knn"]["test"] <= 1
+    assert (figures["generation"]["mse"] is None) == (method != "NeuralStatistician")
+    status, _, err = run(capsys, "report", str(out))
+    assert status == 0, err
+    assert not re.search(r">\s*(nan|None|inf)\b", (out / "report.html").read_text())
