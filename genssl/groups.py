@@ -294,6 +294,25 @@ class Groups:
             self.style = zero(self.style, mask)
 
 
+def training_place(groups: Groups, size: int, training: bool) -> Tensor:
+    """[G] the place of each group in a training set of `size` groups, -1 for one that is not of it.
+
+    Batches of `fit` and its training groups know the size (`total`) and their `rows`. A batch of a loop of one's own knows neither:
+    while training its `index` is taken. Anything else (validation, test) is not of the training set.
+
+    DataError: an index beyond the training set (seen where it lives on the CPU).
+    """
+    if groups.total == size:
+        return groups.rows
+    if not training:
+        return torch.full_like(groups.index, -1)
+    if groups.index.device.type == "cpu" and int(groups.index.max()) >= size:
+        raise DataError(
+            f"groups.index goes up to {int(groups.index.max())}, but the method was made for {size} training groups; number them from 0"
+        )
+    return groups.index
+
+
 def _pad_views(value: Tensor, views: int) -> Tensor:
     short = views - value.shape[1]
     return value if short == 0 else torch.cat([value, value.new_zeros(len(value), short, *value.shape[2:])], 1)

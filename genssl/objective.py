@@ -108,7 +108,11 @@ class Objective(nn.Module, ELBO):
     # ------------------------------------------------------------------ the three ways in
 
     def terms(self, model: Callable[..., Any] | None, guide: Callable[..., Any], groups: Groups) -> Terms:
-        """The slots on these groups. Twice under the same generator state it gives the same; BatchNorm statistics stay."""
+        """The slots on these groups. Twice under the same generator state it gives the same; BatchNorm statistics stay.
+
+        Modules are in the mode that they are in: after `fit` and `load` a BatchNorm in a head uses its running averages, while the
+        terms of metrics.jsonl were measured in training.
+        """
         with buffers_kept(owners_of(model, guide)):
             return self.run(model, guide, groups)[0]
 
@@ -148,9 +152,10 @@ class Objective(nn.Module, ELBO):
         for module in modules:
             traces, module.last = module.last, None
             if traces is not None:
+                traces = traces.detach()
                 with torch.no_grad():
                     for term in self._active():
-                        term.update(traces.detach())
+                        term.update(traces)
         owners = {id(owner): owner for module in modules for owner in module.whole_owners}
         for owner in owners.values():
             advance = getattr(owner, "update", None)
@@ -194,13 +199,16 @@ class Objective(nn.Module, ELBO):
         values: dict[str, Tensor] = {}
         sites: dict[str, dict[str, Tensor]] = {slot: {} for slot in SLOTS}
         weighted = zero
-        for slot, combined in self.slots.items():
-            for weight, term in combined.parts:
-                for name, value in term(traces).items():
-                    same = sum(key.split(" #")[0] == name for key in sites[slot])
-                    sites[slot][f"{name} #{same + 1}" if same else name] = value
-                    weighted = weighted + weight * value
-            values[slot] = sum(sites[slot].values(), start=zero)
+        with torch.autocast(
+            groups.device.type, enabled=False
+        ):  # densities and reductions stay in float32, whoever calls
+            for slot, combined in self.slots.items():
+                for weight, term in combined.parts:
+                    for name, value in term(traces).items():
+                        same = sum(key.split(" #")[0] == name for key in sites[slot])
+                        sites[slot][f"{name} #{same + 1}" if same else name] = value
+                        weighted = weighted + weight * value
+                values[slot] = sum(sites[slot].values(), start=zero)
         return Terms(**values, objective=weighted, sites=sites), traces
 
     def _active(self) -> Iterator[Term]:

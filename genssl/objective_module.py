@@ -53,7 +53,9 @@ class ObjectiveModule(nn.Module):
         return loss
 
     def loss(self, groups: Groups) -> Tensor:
-        terms, self.last = self.objective.run(*self._functions, groups)
+        terms, traces = self.objective.run(*self._functions, groups)
+        if self.training and torch.is_grad_enabled():  # a validation forward must not reach queues and banks
+            self.last = traces
         self.terms = terms.detach()
         return -terms.objective.mean()
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from pyro import poutine
 from pyro.poutine.subsample_messenger import _Subsample
 from pyro.poutine.trace_struct import Trace
 
-from genssl.errors import ShapeError, SiteError
+from genssl.errors import GensslError, ShapeError, SiteError
 from genssl.groups import Groups
 from genssl.terms.closed_forms import is_delta
 from genssl.terms.traces import Site
@@ -18,7 +18,8 @@ from genssl.terms.traces import Site
 
 def run_guide(guide: Callable[..., Any], groups: Groups, alone: bool) -> tuple[dict[str, Site], Trace]:
     """The guide's sites in their order, and its trace for the model to replay; `alone` where no model will be run."""
-    trace = poutine.trace(guide).get_trace(groups)
+    with _own_words():
+        trace = poutine.trace(guide).get_trace(groups)
     sites = _sites(trace, groups, where="guide")
     if alone:
         _check_in_groups(sites, groups, "guide")
@@ -47,7 +48,7 @@ def run_model(
         and not node["infer"].get("is_auxiliary")
     }
     stop = _StopAfter(set() if whole else set(latents))
-    with poutine.trace() as tracer, poutine.replay(trace=guide_trace), stop, contextlib.suppress(_Stop):
+    with _own_words(), poutine.trace() as tracer, poutine.replay(trace=guide_trace), stop, contextlib.suppress(_Stop):
         model(groups)
     sites = _sites(tracer.trace, groups, where="model")
     _check_same_plates(guide, sites)
@@ -164,6 +165,17 @@ def _check_layout(sites: dict[str, Site], groups: Groups, where: str) -> None:
             raise ShapeError(
                 f"{where} site '{site.name}': the plate 'views' must be at dim -1 and 'groups' at dim -2; use groups.plates"
             )
+
+
+@contextlib.contextmanager
+def _own_words() -> Iterator[None]:
+    """An error of ours as it was raised: Pyro raises it again with the shapes of all sites behind the message."""
+    try:
+        yield
+    except GensslError as error:
+        if isinstance(error.__cause__, type(error)):
+            raise error.__cause__ from None
+        raise
 
 
 def _is_plate(node: Any) -> bool:

@@ -70,13 +70,18 @@ class CLIP(Method):
 
     def guide(self, groups: Groups) -> None:
         """JOINT layout: z [G, 2, D'], of length exp(log_scale / 2)."""
-        length = (self.log_scale.clamp(max=LARGEST) / 2).exp()
+        length = (self.log_scale / 2).exp()
         parts = self.modalities(groups)
         self._event_dims = [x.dim() - 1 for x in parts]
         both = [self._run(x, j, head=True) for j, x in enumerate(parts)]
         z = length * unit(at_least_float32(torch.stack(both, 1)))
         with groups.plate:
             pyro.sample("z", dist.Delta(z).to_event(2))
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Hold the scale below 100, after the optimiser step: a limit inside the loss would have no gradient back."""
+        self.log_scale.clamp_(max=LARGEST)
 
     def modalities(self, groups: Groups) -> tuple[Tensor, Tensor]:
         """[G, *event_j] of each modality."""

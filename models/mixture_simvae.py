@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from genssl.distributions import GroupMixture
 from genssl.errors import DataError, SettingsError
-from genssl.groups import Groups
+from genssl.groups import Groups, training_place
 from genssl.objective import Objective
 
 
@@ -61,8 +61,10 @@ class MixtureSimVAE(GenerativeMethod):
         view_scale: standard deviation of z_j around y.
         num_components: K; with labels, at least the number of classes: label c is component c.
         content_scale: where the learned standard deviations of the components start.
-        labels: how many training groups show their label (a fixed random choice of places in the training set, blind to the classes and
-            the same for every seed); None: every group whose label is not negative; 0: none. No other label is looked at.
+        labels: how many training groups show their label: a fixed random choice of `num_groups` places, blind to the classes and the
+            same for every seed. None: every group whose label is not negative; 0: none. No other label is looked at. Which place a
+            group has is its `rows` in batches of `fit`, its `index` in a loop of your own; groups that are not of the training set
+            (another total, outside training mode) show none.
         label_weight: weight of log p(k = label | z), at least 0; 1 is the model. A few labels among many groups come too late: components
             have settled without them. About (groups / labelled groups) makes them heard.  The rest: GenerativeMethod.
     """
@@ -73,6 +75,8 @@ class MixtureSimVAE(GenerativeMethod):
         "digits": {"num_views": 4, "batch_size": 128, "lr": 1e-3, "epochs": 200},
         "": {"num_views": 4, "batch_size": 128, "lr": 1e-3, "epochs": 50},
     }
+
+    shown: Tensor
 
     def __init__(
         self,
@@ -85,6 +89,7 @@ class MixtureSimVAE(GenerativeMethod):
         content_scale: float = 1.0,
         labels: int | None = 0,
         label_weight: float = 1.0,
+        num_groups: int | None = None,
         likelihood: nn.Module | None = None,
         dim: int | None = None,
         objective: Objective | None = None,
@@ -98,7 +103,17 @@ class MixtureSimVAE(GenerativeMethod):
             raise SettingsError(f"MixtureSimVAE: label_weight = {label_weight}, expected a number of at least 0")
         self.components = Components(num_components, self.dim, content_scale)
         self.view_scale, self.labels, self.label_weight = view_scale, labels, float(label_weight)
-        self._shown: Tensor | None = None  # [total] which places of the training set show their label
+        if labels and num_groups is None:
+            raise SettingsError(
+                f"MixtureSimVAE: labels = {labels} of how many? expected num_groups, the size of the training set"
+            )
+        if labels and num_groups is not None and labels > num_groups:
+            raise SettingsError(
+                f"MixtureSimVAE: labels = {labels} of {num_groups} training groups, expected at most that many"
+            )
+        shown = torch.zeros(num_groups or 0, dtype=torch.bool)
+        shown[torch.randperm(len(shown), generator=torch.Generator().manual_seed(0))[: labels or 0]] = True
+        self.register_buffer("shown", shown, persistent=False)
         self.objective = Objective() if objective is None else objective
 
     def model(self, groups: Groups) -> None:
@@ -129,11 +144,8 @@ class MixtureSimVAE(GenerativeMethod):
         given = groups.label >= 0
         if self.labels is None:
             return given
-        if self._shown is None or len(self._shown) != groups.total:
-            order = torch.randperm(groups.total, generator=torch.Generator().manual_seed(0))
-            self._shown = torch.zeros(groups.total, dtype=torch.bool).index_fill_(0, order[: self.labels], True)
-        self._shown = self._shown.to(groups.device)
-        return given & self._shown[groups.rows]
+        place = training_place(groups, len(self.shown), self.training)
+        return given & (place >= 0) & self.shown[place.clamp(min=0)]
 
     def classify(self, groups: Groups) -> Any:
         """p(k | x_1..x_J) at the posterior means: batch [G], a Categorical over the K components (classes, where labels were shown)."""
@@ -153,4 +165,5 @@ class MixtureSimVAE(GenerativeMethod):
 
     @classmethod
     def build(cls, example: Groups, *, view_scale: float = 0.15**0.5, **settings: Any) -> MixtureSimVAE:
+        settings.setdefault("num_groups", example.total)
         return super().build(example, view_scale=view_scale, **settings)

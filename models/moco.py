@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Self
+
 import pyro
 from genssl.models.discriminative import DiscriminativeMethod, output_size
 from torch import nn
@@ -23,7 +25,8 @@ class MoCo(DiscriminativeMethod):
     queue after the step. There is no shuffled BatchNorm: on one device the head's BatchNorm can leak which views belong together.
 
     Args:
-        temperature: t.  momentum: of the moving average.  queue_size: number of keys kept, a few batches of J views.
+        temperature: t.  momentum: of the moving average.  queue_size: number of keys kept. More than the
+            training set has views, and a group meets its own older keys as negatives: `build` takes at most half as many as groups.
         dim: size of what the head gives, where it cannot be read off its last layer.
     """
 
@@ -56,3 +59,8 @@ class MoCo(DiscriminativeMethod):
     def update(self) -> None:
         """Move the target towards the encoder."""
         self.target.update(self.encoder, self.head)
+
+    @classmethod
+    def _assemble(cls, encoder: nn.Module, dim: int, head: tuple[int, ...], example: Groups, **settings: Any) -> Self:
+        settings.setdefault("queue_size", min(4096, max(1, example.total // 2)))
+        return super()._assemble(encoder, dim, head, example, **settings)

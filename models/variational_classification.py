@@ -25,10 +25,11 @@ class VariationalClassification(DiscriminativeMethod):
 
     Args:
         num_classes: K.  density_weight: at least 0; 0 is a classifier with Gaussian classes.  class_scale: where scale_k starts.
+        class_floor: what it cannot fall below; z is a point, and its density would grow without end.
     """
 
     source = "Dhuliawala, Sachan, Allen 2024, TMLR, arXiv:2305.10406"
-    collapses = "density_weight large: each class to its mean"
+    collapses = "density_weight above 0: each class shrinks to its mean, as far as class_floor rewards it"
 
     def __init__(
         self,
@@ -38,12 +39,13 @@ class VariationalClassification(DiscriminativeMethod):
         num_classes: int,
         density_weight: float = 0.1,
         class_scale: float = 1.0,
+        class_floor: float = 0.1,
         dim: int | None = None,
     ) -> None:
         super().__init__(encoder, head)
         if not density_weight >= 0:
             raise SettingsError(f"VariationalClassification: density_weight = {density_weight}, expected at least 0")
-        classes = GaussianClasses(num_classes, output_size(self.encoder, self.head, dim=dim), class_scale)
+        classes = GaussianClasses(num_classes, output_size(self.encoder, self.head, dim=dim), class_scale, class_floor)
         prior = ClassScore(classes) + ClassDensity(classes, density_weight)
         self.objective = Objective(ClassNormaliser(classes), Constant(), prior)
 

@@ -26,7 +26,7 @@ class VISimSiam(SphericalMethod):
     whose entropy then cancels against the own view's share of the alignment; uniformity is left to predictor and stopped gradient, as
     in SimSiam. The weights of their three terms could not be had.
 
-    k is learned by likelihood: about (D - 1) / 2 (1 - cos) of what the view predicts, so inputs whose other views cannot be predicted are
+    k is learned by likelihood: about (D - 1) / (1 - cos) of what the view predicts, so inputs whose other views cannot be predicted are
     unsure. It does not separate where SimSiam does not.
 
     Args:

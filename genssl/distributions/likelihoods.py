@@ -12,7 +12,7 @@ from torch.distributions import constraints
 
 from genssl.distributions.pixels import IsotropicNormal, LogitsContinuousBernoulli
 from genssl.distributions.precision import at_least_float32
-from genssl.errors import SettingsError
+from genssl.errors import SettingsError, ShapeError
 
 
 class Gaussian(nn.Module):
@@ -53,6 +53,11 @@ class Gaussian(nn.Module):
     def forward(self, output: Tensor, event_dim: int) -> dist.TorchDistribution:
         scale = self.scale
         if isinstance(scale, Tensor) and scale.dim() > 0:
+            event = list(output.shape[output.dim() - event_dim :])
+            if list(scale.shape) != event:
+                raise ShapeError(
+                    f"Gaussian: made for event_shape {list(scale.shape)}, but the decoder gives {event}; give that shape"
+                )
             return dist.Normal(at_least_float32(output), scale).to_event(event_dim)
         return IsotropicNormal(at_least_float32(output), scale, event_dim)
 

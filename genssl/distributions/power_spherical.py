@@ -86,6 +86,18 @@ class Spherical(dist.TorchDistribution):
         """E z = rho m, inside the sphere."""
         return self.resultant_length.unsqueeze(-1) * self.loc
 
+    @property
+    def along(self) -> Tensor:
+        """Var m . z, batch shape: the variance along the mean direction."""
+        raise NotImplementedError
+
+    @property
+    def variance(self) -> Tensor:
+        """Of each coordinate, [*batch, D]: Var(m . z) m_d^2 + E|tangent|^2 (1 - m_d^2) / (D - 1)."""
+        share = self.loc.square()
+        across = (1 - self.along - self.resultant_length.square()).clamp(min=0) / (self.dim - 1)
+        return self.along.unsqueeze(-1) * share + across.unsqueeze(-1) * (1 - share)
+
     def kl_to_uniform(self) -> Tensor:
         """KL(q || uniform on the sphere) = log area - H[q], batch shape, nats."""
         raise NotImplementedError
@@ -144,6 +156,12 @@ class PowerSpherical(Spherical):
     @property
     def resultant_length(self) -> Tensor:
         return self.concentration / (self.concentration + self.dim - 1)
+
+    @property
+    def along(self) -> Tensor:
+        b = (self.dim - 1) / 2
+        a = self.concentration + b
+        return 4 * a * b / ((a + b).square() * (a + b + 1))  # of 2 Beta(a, b) - 1
 
     def log_prob(self, value: Tensor) -> Tensor:
         """[..., D] -> [...], nats; -inf opposite loc is cut off at the smallest number's logarithm times kappa."""

@@ -44,6 +44,13 @@ class VonMisesFisher(Spherical):
     def resultant_length(self) -> Tensor:
         return self._moments[1].to(self.concentration.dtype)
 
+    @property
+    def along(self) -> Tensor:
+        kappa, rho = self.concentration.double(), self._moments[1]
+        ratio = torch.where(kappa > 0, rho / kappa.clamp(min=torch.finfo(kappa.dtype).tiny), 1 / self.dim)
+        # 1 - (D - 1) rho / kappa - rho^2 (the derivative of rho), which cannot be below 0
+        return (1 - (self.dim - 1) * ratio - rho.square()).clamp(min=0).to(self.concentration.dtype)
+
     def log_prob(self, value: Tensor) -> Tensor:
         """[..., D] -> [...], nats."""
         if self._validate_args:

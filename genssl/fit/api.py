@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -93,6 +94,8 @@ def fit(
     name = method.__name__ if inspect.isclass(method) else type(method).__name__
     data_name = data_key(data) if isinstance(data, (str, os.PathLike)) else getattr(data, "name", None) or "data"
     place = folder.to_resume(out, name, data_name, seed or 0) if resume else None
+    if resume and place is None and progress:
+        print(f"genssl: no run to go on with in {out or folder.RUNS}; starting one", file=sys.stderr)
 
     with ExitStack() as contexts:
         contexts.enter_context(generators_kept())

@@ -25,8 +25,10 @@ def seed_noise(seed: int, step: int, device: torch.device, stream: str = "noise"
         torch.cuda.default_generators[device.index or 0].manual_seed(value)
 
 
-def seed_weights(module: nn.Module, seed: int) -> None:
+def seed_weights(module: nn.Module, seed: int, prefix: str = "") -> None:
     """Draw every module's initial weights from its own name, so that methods with a part in common share its start.
+
+    prefix: the name of `module` itself in the method, where it is a part.
 
     What counts is `reset_parameters`; a part that sets its children's weights in its own has the last word over them.
     A copy (the EMA target of an encoder) draws from the name of the part that it was copied from, and stays a copy.
@@ -36,7 +38,7 @@ def seed_weights(module: nn.Module, seed: int) -> None:
     origin = {name: first.setdefault(_digest(part), name) for name, part in parts}
     with generators_kept():
         for name, part in reversed(parts):  # children before the parts that hold them
-            torch.manual_seed(stream_seed(seed, f"weights/{origin[name]}"))
+            torch.manual_seed(stream_seed(seed, f"weights/{'.'.join(filter(None, (prefix, origin[name])))}"))
             part.reset_parameters()
 
 

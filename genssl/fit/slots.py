@@ -9,6 +9,7 @@ from torch import nn
 
 from genssl import terms
 from genssl.errors import SettingsError
+from genssl.fit.randomness import generators_kept, seed_weights
 from genssl.terms import SLOTS, Term
 
 
@@ -39,12 +40,14 @@ def parse_setting(text: str) -> tuple[str, Any]:
         return key.strip(), value.strip()
 
 
-def apply_slots(method: nn.Module, replaced: dict[str, str]) -> None:
-    """Put the named terms into the slots of method.objective."""
+def apply_slots(method: nn.Module, replaced: dict[str, str], seed: int) -> None:
+    """Put the named terms into the slots of method.objective; what they draw (a queue) is a function of the seed and the slot."""
     for slot, text in replaced.items():
         if slot not in SLOTS:
             raise SettingsError(f"there is no slot {slot!r}; there are {', '.join(SLOTS)}")
-        term = parse_term(text)
+        with generators_kept():
+            term = parse_term(text)
+            seed_weights(term, seed, prefix=f"objective.{slot}")
         if slot not in term.slots:
             raise SettingsError(f"{type(term).__name__} fills {', '.join(term.slots)}, not the slot {slot}")
         setattr(method.objective, slot, term)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 
 class Snapshot:
-    """Clones of every parameter and buffer (persistent or not) of some modules, except those left out.
+    """Clones of every parameter and buffer (persistent or not) of some modules, and their extra state, except those left out.
 
     In place, since optimisers and CUDA graphs hold the very same tensors; a tensor that was replaced meanwhile comes back too.
     """
@@ -22,6 +23,8 @@ class Snapshot:
             {id(table): table for table in tables}.values()
         )  # the objective's view of a module shares them
         self.left_out = {id(tensor) for tensor in leave_out}
+        plain = nn.Module.get_extra_state
+        self.with_extra = list({id(part): part for part in parts if type(part).get_extra_state is not plain}.values())
         self.take()
 
     def take(self) -> None:
@@ -30,6 +33,7 @@ class Snapshot:
             {name: (t, t.detach().clone()) for name, t in table.items() if t is not None and id(t) not in self.left_out}
             for table in self.tables
         ]
+        self.extra = [copy.deepcopy(part.get_extra_state()) for part in self.with_extra]
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -38,3 +42,5 @@ class Snapshot:
             for name, (tensor, value) in kept.items():
                 tensor.copy_(value)
                 table[name] = tensor
+        for part, extra in zip(self.with_extra, self.extra, strict=True):
+            part.set_extra_state(copy.deepcopy(extra))

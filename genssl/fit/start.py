@@ -82,7 +82,7 @@ def new(
             )
     else:
         method = build(method, loaded.example(config["num_views"]), seed, config["settings"])
-        apply_slots(method, config["replaced"])
+        apply_slots(method, config["replaced"], seed)
     return config, loaded, method
 
 

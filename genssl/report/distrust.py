@@ -20,6 +20,12 @@ def _seen(run: Any, evaluation: dict[str, Any] | str) -> list[str]:
     done, steps = max((line["step"] for line in run.metrics), default=0), run.config.get("steps")
     if steps and done < steps:
         lines.append(f"The fit stopped at step {done} of {steps}.")
+    shown = (run.config.get("settings") or {}).get("labels", 0)
+    if "labels" in getattr(getattr(run.method, "objective", None), "needs", ()) or shown != 0:
+        which = f"{shown} of the labels" if shown else "labels"
+        lines.append(
+            f"It was trained with {which}: its accuracy is not to be set beside that of methods that saw none."
+        )
     if isinstance(evaluation, dict):
         content = evaluation.get("content") or {}
         random = (evaluation.get("random_encoder") or {}).get("content") or {}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from genssl import estimators
-from genssl.errors import SettingsError
+from genssl.errors import DataError, SettingsError
 from genssl.estimators.von_mises_fisher import log_kernel_integral
 from genssl.terms.attraction import positive
 from genssl.terms.base import Term
@@ -47,6 +47,11 @@ class AggregateEntropy(Term):
         z, valid = views(traces, "z"), traces.groups.valid
         total = z.new_zeros(())
         if self.mi_weight < 1:
+            if valid.device.type == "cpu" and int(valid.all(1).sum()) < 2:
+                raise DataError(
+                    f"{type(self).__name__}: {int(valid.all(1).sum())} groups of the batch have all {z.shape[1]} views, expected at "
+                    "least 2 for a joint entropy; give mi_weight=1, or fewer views"
+                )
             total = total + (1 - self.mi_weight) * self.joint(z, valid.all(1))
         if self.mi_weight > 0:
             total = total + self.mi_weight * sum(self.marginal(z[:, j], valid[:, j]) for j in range(z.shape[1]))

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genssl.distributions import at_least_float32
-from genssl.errors import ShapeError, SiteError
+from genssl.errors import DataError, ShapeError, SiteError
 from genssl.terms.traces import Traces
 
 
@@ -34,7 +34,11 @@ def unit(z: Tensor) -> Tensor:
 
 
 def pairs(valid: Tensor) -> Tensor:
-    """[G, J, J] bool from [G, J]: ordered pairs of two different views that both exist."""
+    """[G, J, J] bool from [G, J]: ordered pairs of two different views that both exist; DataError for groups of one view only."""
+    if valid.shape[1] < 2:
+        raise DataError(
+            "this objective compares views, but every group has one; give at least two: --views 2 (num_views=2)"
+        )
     different = ~torch.eye(valid.shape[1], dtype=torch.bool, device=valid.device)
     return valid.unsqueeze(2) & valid.unsqueeze(1) & different
 

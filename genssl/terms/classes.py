@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from genssl.errors import DataError, SettingsError
-from genssl.groups import Groups
+from genssl.groups import Groups, training_place
 from genssl.terms.base import Term
 from genssl.terms.batch import unit, views
 from genssl.terms.traces import Traces
 
 
 class Classes(nn.Module):
-    """K classes over representations: which class a group has, and a score of every class for z. Shared by the two terms below."""
+    """K classes over representations: which class a group has, and a score of every class for z. Shared by the terms below."""
+
+    needs: frozenset[str] = frozenset({"prototypes"})
+    _advanced: Any = None
 
     def classes(self, groups: Groups) -> Tensor:
         """[G] int64 the class of every group; -1 where it is not known."""
@@ -28,6 +33,15 @@ class Classes(nn.Module):
 
     def advance(self, traces: Traces) -> None:
         """Change the state after an optimiser step; most have none."""
+
+    def update(self, traces: Traces) -> None:
+        """`advance`, once a step, whichever and however many of the terms share these classes."""
+        if self._advanced is None or self._advanced() is not traces:
+            self._advanced = weakref.ref(traces)
+            self.advance(traces)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_advanced": None}  # a weak reference cannot be copied
 
 
 class Instances(Classes):
@@ -61,11 +75,7 @@ class Instances(Classes):
             self.weight.copy_(unit(torch.randn_like(self.weight)))
 
     def classes(self, groups: Groups) -> Tensor:
-        if groups.total > len(self.weight):
-            raise DataError(
-                f"Instances: {groups.total} training groups, but {len(self.weight)} classes; give num_instances={groups.total}"
-            )
-        return groups.rows
+        return training_place(groups, len(self.weight), self.training)
 
     def forward(self, z: Tensor) -> Tensor:
         weight = self.weight.clone() if self.bank else unit(self.weight)  # the bank is written in place after the step
@@ -76,7 +86,7 @@ class Instances(Classes):
             return
         z, valid = unit(views(traces, "z")), traces.groups.valid.unsqueeze(-1)
         mean = torch.where(valid, z, 0.0).sum(1) / valid.sum(1)
-        rows = traces.groups.rows
+        rows = self.classes(traces.groups)
         old = self.weight[rows]
         self.weight[rows] = unit(self.momentum * old + (1 - self.momentum) * mean.to(old.dtype))
 
@@ -84,16 +94,18 @@ class Instances(Classes):
 class GaussianClasses(Classes):
     r"""Labelled classes with p(z | k) = N(mean_k, diag scale_k^2) and p(k) = softmax(logits): scores log p(z | k) + log p(k), nats.
 
-    Source: Dhuliawala, Sachan, Allen 2024 (variational classification, arXiv:2305.10406). The class is groups.label.
+    Source: Dhuliawala, Sachan, Allen 2024 (variational classification, arXiv:2305.10406). The class is groups.label. scale_k^2 =
+    floor^2 + exp(2 log_scale): for a deterministic z the density of its own class would otherwise grow without end as scale_k falls.
     """
 
-    def __init__(self, num_classes: int, dim: int, scale: float = 1.0) -> None:
+    def __init__(self, num_classes: int, dim: int, scale: float = 1.0, floor: float = 0.1) -> None:
         super().__init__()
-        if num_classes < 1 or not scale > 0:
+        if num_classes < 1 or not 0 <= floor < scale:
             raise SettingsError(
-                f"GaussianClasses: num_classes = {num_classes} and scale = {scale}, expected positive numbers"
+                f"GaussianClasses: num_classes = {num_classes}, scale = {scale} and floor = {floor}, expected floor < scale and a class"
             )
-        self.initial = float(scale)
+        self.needs = frozenset({"prototypes", "labels"})
+        self.initial, self.floor = math.sqrt(scale**2 - floor**2), float(floor)
         self.mean = nn.Parameter(torch.empty(num_classes, dim))
         self.log_scale = nn.Parameter(torch.empty(num_classes, dim))
         self.logits = nn.Parameter(torch.empty(num_classes))
@@ -114,11 +126,10 @@ class GaussianClasses(Classes):
 
     def log_density(self, z: Tensor) -> Tensor:
         """log p(z | k), z [..., D] -> [..., K], nats."""
-        precision = (-2 * self.log_scale).exp()
-        squares = (
-            z.square() @ precision.T - 2 * z @ (self.mean * precision).T + (self.mean.square() * precision).sum(-1)
-        )
-        return -0.5 * squares - self.log_scale.sum(-1) - 0.5 * z.shape[-1] * math.log(2 * math.pi)
+        variance = (2 * self.log_scale).exp() + self.floor**2
+        # Differences, not products: classes far from the origin with small scales would cancel.
+        squares = ((z.unsqueeze(-2) - self.mean).square() / variance).sum(-1)
+        return -0.5 * squares - 0.5 * variance.log().sum(-1) - 0.5 * z.shape[-1] * math.log(2 * math.pi)
 
     def forward(self, z: Tensor) -> Tensor:
         return self.log_density(z) + self.logits.log_softmax(-1)
@@ -138,14 +149,14 @@ class ClassScore(Term):
     def __init__(self, classes: Classes) -> None:
         super().__init__()
         self.classes = _checked(classes)
-        self.needs = frozenset({"prototypes"})
+        self.needs = self.classes.needs
 
     def forward(self, traces: Traces) -> Mapping[str, Tensor]:
         own, counted = _own(self.classes(views(traces, "z")), self.classes, traces)
         return {"z": torch.where(counted, own, 0.0).sum(1)}
 
     def update(self, traces: Traces) -> None:
-        self.classes.advance(traces)
+        self.classes.update(traces)
 
     def extra_repr(self) -> str:
         return type(self.classes).__name__
@@ -165,12 +176,15 @@ class ClassNormaliser(Term):
     def __init__(self, classes: Classes) -> None:
         super().__init__()
         self.classes = _checked(classes)
-        self.needs = frozenset({"prototypes"})
+        self.needs = self.classes.needs
 
     def forward(self, traces: Traces) -> Mapping[str, Tensor]:
         normaliser = self.classes(views(traces, "z")).logsumexp(-1)
         counted = traces.groups.valid & (self.classes.classes(traces.groups) >= 0)[:, None]
         return {"z": -torch.where(counted, normaliser, 0.0).sum(1)}
+
+    def update(self, traces: Traces) -> None:
+        self.classes.update(traces)
 
     def extra_repr(self) -> str:
         return type(self.classes).__name__
@@ -186,7 +200,7 @@ class ClassDensity(Term):
     def __init__(self, classes: GaussianClasses, weight: float = 1.0) -> None:
         super().__init__()
         self.classes, self.weight = _checked(classes), float(weight)
-        self.needs = frozenset({"prototypes"})
+        self.needs = self.classes.needs
 
     def forward(self, traces: Traces) -> Mapping[str, Tensor]:
         own, counted = _own(self.classes.log_density(views(traces, "z")), self.classes, traces)  # type: ignore[operator]

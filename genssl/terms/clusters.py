@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from genssl.errors import SettingsError
-from genssl.groups import Groups
+from genssl.groups import Groups, training_place
 from genssl.terms.batch import unit, views
 from genssl.terms.classes import Classes
 from genssl.terms.traces import Traces
@@ -53,11 +53,8 @@ class Clusters(Classes):
         self.assignment.copy_(torch.randint_like(self.assignment, len(self.centroids)))
 
     def classes(self, groups: Groups) -> Tensor:
-        if groups.total > len(self.bank):
-            raise SettingsError(
-                f"Clusters: {groups.total} training groups, but made for {len(self.bank)}; give num_groups={groups.total}"
-            )
-        return self.assignment[groups.rows]
+        place = training_place(groups, len(self.bank), self.training)
+        return torch.where(place >= 0, self.assignment[place.clamp(min=0)], -1)
 
     def forward(self, z: Tensor) -> Tensor:
         return unit(z) @ self.centroids.clone().T.to(z.dtype) / self.temperature
@@ -65,10 +62,11 @@ class Clusters(Classes):
     def advance(self, traces: Traces) -> None:
         z, groups = unit(views(traces, "z")), traces.groups
         mean = torch.where(groups.valid.unsqueeze(-1), z, 0.0).sum(1)
-        self.bank[groups.rows] = unit(mean).to(self.bank.dtype)
-        self.seen[groups.rows] = True
+        place = training_place(groups, len(self.bank), self.training)
+        self.bank[place] = unit(mean).to(self.bank.dtype)
+        self.seen[place] = True
         self.steps += 1
-        if self.steps % (self.period or max(1, groups.total // groups.num_groups)) == 0:
+        if self.steps % (self.period or max(1, len(self.bank) // groups.num_groups)) == 0:
             self.cluster()
 
     def cluster(self) -> None:
@@ -80,7 +78,7 @@ class Clusters(Classes):
             count = share.sum(0)
             centroids = unit(share.T @ self.bank)
             # An empty cluster starts beside the centre of the largest, which then splits between them.
-            beside = unit(centroids[count.argmax()] + 0.01 * self.centroids)
+            beside = unit(centroids.index_select(0, count.argmax().unsqueeze(0)) + 0.01 * self.centroids)
             self.centroids.copy_(torch.where((count > 0)[:, None], centroids, beside))
         nearest = (self.bank @ self.centroids.T).argmax(-1)
         self.assignment.copy_(torch.where(self.seen, nearest, -1))

@@ -79,8 +79,8 @@ class SphericalAttraction(Term):
     z_i is a draw of q(z | x_i), held fixed, p_j the direction and k_j the LENGTH of the guide site z_predicted. -H[q_i] is what the
     own view's E_q log q(z | x_i) comes to, so that with the posterior entropy in its slot the sum over slots is the cross term alone.
     Sources: Nakamura et al. 2023 (VI-SimSiam, arXiv:2203.11437), alignment E_q sum_j log p(z | x_j), as far as its abstract tells; De
-    Cao and Aziz 2020 (arXiv:2006.04437) for the law. Greatest in k_j at about (D - 1) / 2 (1 - cos): views that cannot be predicted get
-    a small one.
+    Cao and Aziz 2020 (arXiv:2006.04437) for the law. Greatest in k_j at about (D - 1) / (1 - cos) for cos near 1: views that cannot be
+    predicted get a small one.
     """
 
     slots = ("prior",)

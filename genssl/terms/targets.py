@@ -24,7 +24,8 @@ def sinkhorn(scores: Tensor, epsilon: float = 0.05, steps: int = 3, valid: Tenso
     if valid is not None:
         plan = plan.masked_fill(~valid.unsqueeze(-1), -torch.inf)
     for _ in range(steps):
-        plan = plan - plan.logsumexp(-2, keepdim=True)
+        columns = plan.logsumexp(-2, keepdim=True)
+        plan = plan - columns.masked_fill(columns == -torch.inf, 0.0)  # no item exists at all
         rows = plan.logsumexp(-1, keepdim=True)
         plan = plan - (rows if valid is None else torch.where(valid.unsqueeze(-1), rows, 0.0))
     return plan.exp()

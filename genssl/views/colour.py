@@ -154,7 +154,9 @@ class ColourJitter(Styled):
         asked = [name for name, is_set in colour.items() if is_set]
         seen = f"ColourJitter: x has shape {list(x.shape)}, {x.shape[1]} channels"
         if asked and x.shape[1] == 1:
-            raise ShapeError(f"{seen}, expected 3 (red, green, blue); leave out {', '.join(asked)}")
+            raise ShapeError(
+                f"{seen}, expected 3 (red, green, blue); leave out {', '.join(asked)} (views.simclr_grey does)"
+            )
         if x.shape[1] != 1:
             raise ShapeError(f"{seen}, expected 3 (red, green, blue) or 1; choose the channels to augment")
 

@@ -11,6 +11,7 @@ pixels stay floats. ColourJitter states the others.
 
 from __future__ import annotations
 
+from genssl.errors import SettingsError
 from genssl.views.colour import ColourJitter
 from genssl.views.compose import Compose
 from genssl.views.filters import GaussianBlur
@@ -50,13 +51,13 @@ def celeba() -> Compose:
     return cifar10()
 
 
-def simclr(size: int = 32, strength: float = 0.5, blur: bool = False) -> Compose:
+def simclr(size: int | None = None, strength: float = 0.5, blur: bool = False) -> Compose:
     """The views of SimCLR (Chen et al. 2020): crop, horizontal flip, colour distortion, and blur where asked for.
 
     The defaults are its CIFAR-10 recipe (appendix B.9: strength 0.5, no blur); ImageNet's is simclr(224, 1.0, blur=True)
     (appendix A). Many codes take strength 1 for CIFAR-10 too.
 
-    size      pixels of the views
+    size      pixels of the views; None: those of the images (a blur needs a number)
     strength  s: brightness, contrast and saturation 0.8 s, hue 0.2 s, with probability 0.8; then grayscale with 0.2
     blur      with probability 0.5, scale in (0.1, 2) pixels, the kernel a tenth of the size (made odd)
     """
@@ -65,7 +66,7 @@ def simclr(size: int = 32, strength: float = 0.5, blur: bool = False) -> Compose
     return Compose(_inception_crop(size), jitter, *_blur(size, blur))
 
 
-def simclr_grey(size: int, strength: float = 0.5, blur: bool = False) -> Compose:
+def simclr_grey(size: int | None = None, strength: float = 0.5, blur: bool = False) -> Compose:
     """simclr for images of one channel, ours: of the colour distortion what they allow, brightness and contrast."""
     jitter = ColourJitter(0.8 * strength, 0.8 * strength, probability=0.8)
     return Compose(_inception_crop(size), jitter, *_blur(size, blur))
@@ -84,9 +85,11 @@ def digits() -> Geometric:
     return Geometric(crop_scale=(0.8, 1.0), crop_ratio=(0.8, 1.25), translate=(0.06, 0.06), rotate=15.0)
 
 
-def _inception_crop(size: int) -> Geometric:
+def _inception_crop(size: int | None) -> Geometric:
     return Geometric(crop_scale=(0.08, 1.0), horizontal_flip=0.5, size=size)
 
 
-def _blur(size: int, wanted: bool) -> list[GaussianBlur]:
-    return [GaussianBlur(kernel_size=size // 10 // 2 * 2 + 1, probability=0.5)] if wanted else []
+def _blur(size: int | None, wanted: bool) -> list[GaussianBlur]:
+    if wanted and size is None:
+        raise SettingsError("simclr: blur needs the size of the views for its kernel; give size=")
+    return [GaussianBlur(kernel_size=size // 10 // 2 * 2 + 1, probability=0.5)] if wanted and size else []

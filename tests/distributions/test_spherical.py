@@ -365,3 +365,14 @@ def test_stochastic_guide_in_pyro(family, ragged):
     step = SVI(method.model, method.guide, pyro.optim.Adam({"lr": 0.1}), loss=objective)
     assert math.isfinite(step.step(groups))
     assert all(not torch.equal(a, b) for a, b in zip(before, method.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("family", [VonMisesFisher, PowerSpherical])
+@pytest.mark.parametrize("dim", [2, 3, 10])
+def test_variance_is_that_of_draws(family, dim):
+    torch.manual_seed(0)
+    law = family(torch.randn(4, dim), torch.tensor([0.0, 1.5, 20.0, 300.0]))
+    draws = law.sample((60_000,))
+    assert (draws.mean(0) - law.mean).abs().max() < 0.01
+    torch.testing.assert_close(draws.var(0), law.variance, rtol=0.05, atol=2e-4)
+    assert (law.stddev > 0).all()

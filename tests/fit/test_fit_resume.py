@@ -441,11 +441,15 @@ def test_one_config_tells_all(tmp_path):
 
 def test_an_example_of_the_shapes_alone():
     """What the gallery is built from when a run is loaded: modalities, ids, the number of classes."""
-    config = {"event_shape": [[5], [2, 3]], "data_description": {"dtype": "float32"}, "num_classes": 4, "num_views": 2}
+    described = {"dtype": "float32", "sizes": {"train": 50}}
+    config = {"event_shape": [[5], [2, 3]], "data_description": described, "num_classes": 4, "num_views": 2}
     made = example(config)
     assert made.event_shape == ((5,), (2, 3))
     assert int(made.label.max()) == 3
-    made = example({**config, "event_shape": [7], "data_description": {"dtype": "int64"}, "num_classes": None})
+    assert made.total == 50
+    made = example(
+        {**config, "event_shape": [7], "data_description": {**described, "dtype": "int64"}, "num_classes": None}
+    )
     assert (made.x.shape, made.x.dtype, made.label) == ((2, 2, 7), torch.int64, None)
 
 

@@ -157,9 +157,22 @@ def test_terms_and_settings_in_words():
     with pytest.raises(SettingsError):
         parse_term("LogPrior:analytic=__import__('os').getcwd()")
     method = build(SimVAE, genssl.Groups(torch.rand(2, 2, 1, 8, 8)), 0, SMALL)
-    apply_slots(method, {"prior": "LogPrior:analytic=True", "entropy": "Constant:value=2"})
+    apply_slots(method, {"prior": "LogPrior:analytic=True", "entropy": "Constant:value=2"}, seed=0)
     assert str(method.objective.slots["prior"]) == "LogPrior(analytic=True)"
     assert method.objective.entropy.value == 2
+
+
+def test_a_slot_replaced_by_itself_draws_the_same():
+    """A queue from the command line starts as that of the method, whatever state the generators are in."""
+    example = genssl.Groups(torch.rand(2, 2, 1, 8, 8))
+    queues = []
+    for state in (1, 2):
+        torch.manual_seed(state)
+        method = build(genssl.models.MoCo, example, 5, {"queue_size": 20, "head": (8, 4)})
+        queues.append(method.objective.reconstruction.queue.clone())
+        apply_slots(method, {"reconstruction": "QueueNormaliser:queue_size=20,dim=4"}, seed=5)
+        queues.append(method.objective.reconstruction.queue.clone())
+    assert all(torch.equal(queue, queues[0]) for queue in queues)
 
 
 def test_defaults_are_the_methods_for_the_data_set(tmp_path):

@@ -108,7 +108,7 @@ class TestEveryMethod:
         at_step = copy.deepcopy(method.state_dict())
         module.update()
         advanced = {key for key, value in method.state_dict().items() if not same(value, at_step[key])}
-        has_state = cls in (MoCo, BYOL, DINO, DeepCluster)
+        has_state = cls in (MoCo, BYOL, DINO, DeepCluster)  # CLIP's limit on its scale is not reached
         assert bool(advanced) == has_state
         at_update = copy.deepcopy(method.state_dict())
         measure(method, groups)
@@ -372,9 +372,10 @@ def test_errors():
     mixed.objective.prior = MoCo(nn.Linear(5, 3)).objective.prior
     with pytest.raises(SiteError, match="z_target"):
         measure(mixed, groups)
-    groups.total = 9
-    with pytest.raises(DataError, match="num_instances=9"):
-        measure(InstanceDiscrimination(nn.Linear(5, 3), num_instances=6), groups)
+    with pytest.raises(DataError, match="made for 4 training groups"):
+        measure(InstanceDiscrimination(nn.Linear(5, 3), num_instances=4), groups)
+    with pytest.raises(DataError, match="--views 2"):
+        measure(SimCLR(nn.Linear(5, 3)), Groups(torch.rand(6, 1, 5)))
     with pytest.raises(SettingsError, match="no labels"):
         genssl.models.VariationalClassification.build(Groups(torch.rand(6, 2, 5)))
     with pytest.raises(DataError, match="--views 2"):
@@ -387,3 +388,73 @@ def test_swav_refuses_nothing_it_can_do():
     """One group, one prototype: degenerate, finite."""
     method = SwAV(nn.Linear(5, 3), num_prototypes=1)
     assert torch.isfinite(measure(method, Groups(torch.rand(1, 2, 5))).objective).all()
+
+
+def test_a_validation_forward_enters_no_queue():
+    method = MoCo(nn.Linear(5, 4), queue_size=30)
+    module = method.objective(method.model, method.guide)
+    module(Groups(torch.rand(2, 2, 5)))
+    with torch.no_grad():
+        module(Groups(torch.rand(6, 2, 5)))
+    module.update()
+    assert int(method.objective.reconstruction.place) == 4
+
+
+def test_instances_are_told_by_their_index_in_a_loop_of_ones_own():
+    whole = Groups(torch.rand(20, 2, 5))
+    method = InstanceDiscrimination.build(whole, dim=3, hidden=(8,), head=())
+    chosen = torch.tensor([17, 3, 9])
+    by_fit = whole[chosen]
+    by_fit.total = 20
+    by_hand = Groups(whole.x[chosen], index=chosen)
+    assert torch.equal(measure(method, by_fit).elbo, measure(method, by_hand).elbo)
+    method.eval()
+    assert not measure(method, Groups(torch.rand(3, 2, 5))).elbo.any()  # groups that are no training instance
+
+
+def test_clusters_are_counted_once_whichever_term_holds_them():
+    groups = groups_of(DeepCluster)
+    for slot in ("reconstruction", "prior"):
+        method = build(DeepCluster, groups)
+        clusters = method.objective.prior.classes
+        setattr(method.objective, slot, SimCLR(nn.Linear(5, 3)).objective.slots[slot])
+        module = method.objective(method.model, method.guide)
+        module(groups)
+        module.update()
+        assert clusters.steps == 1
+
+
+def test_a_view_that_no_group_has_leaves_finite_gradients():
+    mask = torch.ones(12, 3, dtype=torch.bool)
+    mask[:, 2] = False
+    groups = groups_of(SwAV, "vector")
+    ragged = Groups(groups.x, mask=mask)
+    method = build(SwAV, groups)
+    method.objective(method.model, method.guide)(ragged).backward()
+    assert all(torch.isfinite(p.grad).all() for p in method.parameters() if p.grad is not None)
+    with pytest.raises(DataError, match="0 groups of the batch have all 3 views"):
+        measure(build(LDM, groups), ragged)
+
+
+def test_an_outer_autocast_changes_no_term():
+    groups = groups_of(MoCo, "vector")
+    method = build(MoCo, groups)
+    z = torch.randn(12, 3, 4)
+
+    def guide(groups):
+        with groups.plate:
+            pyro.sample("z", pyro.distributions.Delta(z).to_event(2))
+            pyro.sample("z_target", pyro.distributions.Delta(z.flip(1)).to_event(2))
+
+    plain = method.objective.terms(None, guide, groups).elbo
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(method.objective.terms(None, guide, groups).elbo, plain)
+
+
+def test_clip_scale_is_held_after_the_step():
+    method = CLIP([nn.Linear(5, 3)] * 2, temperature=0.005)
+    module = method.objective(method.model, method.guide)
+    module(Groups(torch.rand(6, 2, 5))).backward()
+    assert float(method.log_scale.grad) != 0
+    module.update()
+    assert float(method.log_scale.detach().exp()) == pytest.approx(100)

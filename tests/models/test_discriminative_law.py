@@ -268,7 +268,7 @@ def test_variational_classification(weight):
         sites["z"].flatten(0, 1),
         groups.label.repeat_interleave(2),
         classes.mean,
-        (2 * classes.log_scale).exp(),
+        (2 * classes.log_scale).exp() + classes.floor**2,
         weight,
         classes.logits.log_softmax(0),
     )

@@ -203,24 +203,40 @@ def test_a_label_observes_the_component(float64):
     torch.testing.assert_close(with_labels.elbo, torch.stack(expected))
 
 
-@pytest.mark.parametrize("total", [1, 7, 40, 54_000])
+@pytest.mark.parametrize("total", [7, 40, 54_000])
 @pytest.mark.parametrize("labels", [1, 5, 100])
 def test_labels_are_shown_for_exactly_so_many_groups(total, labels):
     groups = Groups(torch.rand(total, 1, 1), label=torch.zeros(total, dtype=torch.long))
+    if labels > total:
+        with pytest.raises(SettingsError, match="at most that many"):
+            MixtureSimVAE.build(groups, dim=1, hidden=(2,), labels=labels)
+        return
     method = MixtureSimVAE.build(groups, dim=1, hidden=(2,), labels=labels)
     known = method.known(groups)
-    assert int(known.sum()) == min(total, labels)
+    assert int(known.sum()) == labels
     part = groups[torch.arange(0, total, 3)]
-    part.total = total
-    assert torch.equal(method.known(part), known[::3])  # wherever the group is met
+    own_loop = method.known(part)  # a batch that knows its index alone
+    part.total = total  # as fit hands it over
+    assert torch.equal(method.known(part), known[::3])
+    assert torch.equal(own_loop, known[::3])
     if total > 1000 and labels == 100:
         tenths = known.reshape(10, -1).sum(1)  # over the whole range, so that no class is left out of sorted data
         assert tenths.min() >= 3
 
 
+def test_no_label_of_other_groups_is_looked_at():
+    """Validation and test: another total, outside training."""
+    groups = Groups(torch.rand(40, 2, 5), label=torch.arange(40) % 3)
+    method = MixtureSimVAE.build(groups, dim=2, hidden=(8,), num_components=3, labels=30).eval()
+    test = Groups(torch.rand(20, 2, 5), label=torch.arange(20) % 3)
+    assert not method.known(test).any()
+    assert int(method.known(groups).sum()) == 30
+    with pytest.raises(DataError, match="made for 40 training groups"):
+        method.train().known(Groups(torch.rand(2, 2, 5), index=torch.tensor([3, 40]), label=torch.zeros(2).long()))
+
+
 def test_labels_that_are_hidden_change_nothing():
     groups = some_groups()
-    groups.total, groups.rows = 1000, torch.arange(4)
     method = MixtureSimVAE.build(groups, dim=2, hidden=(8,), num_components=3, labels=1)
     hidden = ~method.known(groups)
     before = measure(method, groups).objective
@@ -251,6 +267,8 @@ def test_mixture_finds_clusters_and_few_labels_name_them():
 def test_mixture_errors():
     with pytest.raises(SettingsError, match="num_components = 0"):
         MixtureSimVAE.build(some_groups(), num_components=0)
+    with pytest.raises(SettingsError, match="num_groups"):
+        MixtureSimVAE(torch.nn.Linear(5, 4), torch.nn.Linear(2, 5), 0.4, 0.1, labels=3)
     with pytest.raises(SettingsError, match="labels = -2"):
         MixtureSimVAE.build(some_groups(), labels=-2)
     method = MixtureSimVAE.build(some_groups(), dim=2, hidden=(8,), labels=2)

@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 from sklearn.svm import SVC
 
 from genssl.datasets.torchvision_shim import ensure_torchvision
-from genssl.errors import ShapeError
+from genssl.errors import SettingsError, ShapeError
 from genssl.views import (
     ColourJitter,
     GaussianBlur,
@@ -131,12 +131,16 @@ def test_simclrs_views(size, strength):
 
 
 def test_simclr_with_blur_and_for_grey_images():
-    assert simclr().transforms == simclr(32, 0.5, False).transforms
+    assert simclr().transforms == simclr(None, 0.5, False).transforms
+    same, _ = simclr()(torch.rand(3, 3, 28, 20), None, seeded())
+    assert same.shape == (3, 3, 28, 20)
+    with pytest.raises(SettingsError, match="size="):
+        simclr(blur=True)
     assert simclr(224, 1.0, blur=True).transforms[2] == GaussianBlur(23, (0.1, 2.0), 0.5)
     assert simclr(64, blur=True).transforms[2] == GaussianBlur(7, (0.1, 2.0), 0.5)
     assert simclr(8, blur=True).transforms[2].kernel_size == 1
     grey = photograph()[None, :1].expand(10, 1, 32, 32) / 255
-    with pytest.raises(ShapeError, match="1 channels, expected 3"):
+    with pytest.raises(ShapeError, match="1 channels, expected 3.*simclr_grey"):
         simclr()(grey, None, seeded())
     transform = simclr_grey(20, blur=True)
     views, style = transform(grey, None, seeded())
