@@ -166,8 +166,8 @@ def test_a_slot_replaced_by_itself_draws_the_same():
     """A queue from the command line starts as that of the method, whatever state the generators are in."""
     example = genssl.Groups(torch.rand(2, 2, 1, 8, 8))
     queues = []
-    for state in (1, 2):
-        torch.manual_seed(state)
+    for start in (1, 2):
+        torch.manual_seed(start)
         method = build(genssl.models.MoCo, example, 5, {"queue_size": 20, "head": (8, 4)})
         queues.append(method.objective.reconstruction.queue.clone())
         apply_slots(method, {"reconstruction": "QueueNormaliser:queue_size=20,dim=4"}, seed=5)
