@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -27,8 +27,8 @@ class Classes(nn.Module):
         """[G] int64 the class of every group; -1 where it is not known."""
         raise NotImplementedError
 
-    def forward(self, z: Tensor) -> Tensor:
-        """z [..., D] -> [..., K] scores: log p(z | k) + log p(k) up to what does not depend on k."""
+    def forward(self, z: Tensor, which: Tensor | None = None) -> Tensor:
+        """z [G, J, D] -> [G, J, K] scores: log p(z | k) + log p(k) up to what does not depend on k; of class which [G] alone: [G, J]."""
         raise NotImplementedError
 
     def advance(self, traces: Traces) -> None:
@@ -77,9 +77,8 @@ class Instances(Classes):
     def classes(self, groups: Groups) -> Tensor:
         return training_place(groups, len(self.weight), self.training)
 
-    def forward(self, z: Tensor) -> Tensor:
-        weight = self.weight.clone() if self.bank else unit(self.weight)  # the bank is written in place after the step
-        return unit(z) @ weight.T.to(z.dtype) / self.temperature
+    def forward(self, z: Tensor, which: Tensor | None = None) -> Tensor:
+        return cosines(z, self.weight, which) / self.temperature
 
     def advance(self, traces: Traces) -> None:
         if not self.bank:
@@ -124,15 +123,20 @@ class GaussianClasses(Classes):
             )
         return groups.label
 
-    def log_density(self, z: Tensor) -> Tensor:
-        """log p(z | k), z [..., D] -> [..., K], nats."""
-        variance = (2 * self.log_scale).exp() + self.floor**2
+    def log_density(self, z: Tensor, which: Tensor | None = None) -> Tensor:
+        """log p(z | k), z [G, J, D] -> [G, J, K], nats; of class which [G] alone: [G, J]."""
+        mean, variance = self.mean, (2 * self.log_scale).exp() + self.floor**2
+        if which is None:
+            z = z.unsqueeze(-2)
+        else:
+            mean, variance = mean[which].unsqueeze(1), variance[which].unsqueeze(1)
         # Differences, not products: classes far from the origin with small scales would cancel.
-        squares = ((z.unsqueeze(-2) - self.mean).square() / variance).sum(-1)
+        squares = ((z - mean).square() / variance).sum(-1)
         return -0.5 * squares - 0.5 * variance.log().sum(-1) - 0.5 * z.shape[-1] * math.log(2 * math.pi)
 
-    def forward(self, z: Tensor) -> Tensor:
-        return self.log_density(z) + self.logits.log_softmax(-1)
+    def forward(self, z: Tensor, which: Tensor | None = None) -> Tensor:
+        log_share = self.logits.log_softmax(-1)
+        return self.log_density(z, which) + (log_share if which is None else log_share[which].unsqueeze(1))
 
 
 class ClassScore(Term):
@@ -152,7 +156,7 @@ class ClassScore(Term):
         self.needs = self.classes.needs
 
     def forward(self, traces: Traces) -> Mapping[str, Tensor]:
-        own, counted = _own(self.classes(views(traces, "z")), self.classes, traces)
+        own, counted = _own(self.classes, self.classes, traces)
         return {"z": torch.where(counted, own, 0.0).sum(1)}
 
     def update(self, traces: Traces) -> None:
@@ -203,18 +207,27 @@ class ClassDensity(Term):
         self.needs = self.classes.needs
 
     def forward(self, traces: Traces) -> Mapping[str, Tensor]:
-        own, counted = _own(self.classes.log_density(views(traces, "z")), self.classes, traces)  # type: ignore[operator]
+        own, counted = _own(self.classes.log_density, self.classes, traces)  # type: ignore[arg-type]
         return {"density": self.weight * torch.where(counted, own, 0.0).sum(1)}
 
     def extra_repr(self) -> str:
         return f"{type(self.classes).__name__}, weight={self.weight:g}"
 
 
-def _own(scores: Tensor, classes: Classes, traces: Traces) -> tuple[Tensor, Tensor]:
-    """Of scores [G, J, K] each view's own class, and where there is one: [G, J] each."""
+def cosines(z: Tensor, weight: Tensor, which: Tensor | None = None) -> Tensor:
+    """cos(z, w_k), z [G, J, D], weight [K, D] -> [G, J, K]; of row which [G] alone: [G, J].
+
+    `unit` copies, so a bank may be written in place after the step.
+    """
+    if which is None:
+        return unit(z) @ unit(weight).T.to(z.dtype)
+    return (unit(z) * unit(weight[which]).to(z.dtype).unsqueeze(1)).sum(-1)
+
+
+def _own(score: Callable[..., Tensor], classes: Classes, traces: Traces) -> tuple[Tensor, Tensor]:
+    """Each view's score of its own class, and where there is one: [G, J] each."""
     which = classes.classes(traces.groups)
-    own = scores.gather(-1, which.clamp(min=0)[:, None, None].expand(*scores.shape[:2], 1)).squeeze(-1)
-    return own, traces.groups.valid & (which >= 0)[:, None]
+    return score(views(traces, "z"), which.clamp(min=0)), traces.groups.valid & (which >= 0)[:, None]
 
 
 def _checked(classes: Classes) -> Classes:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from genssl.errors import SettingsError
 from genssl.groups import Groups, training_place
 from genssl.terms.batch import unit, views
-from genssl.terms.classes import Classes
+from genssl.terms.classes import Classes, cosines
 from genssl.terms.traces import Traces
 
 ITERATIONS = 10  # of spherical k-means, from where the centroids are
@@ -56,8 +56,8 @@ class Clusters(Classes):
         place = training_place(groups, len(self.bank), self.training)
         return torch.where(place >= 0, self.assignment[place.clamp(min=0)], -1)
 
-    def forward(self, z: Tensor) -> Tensor:
-        return unit(z) @ self.centroids.clone().T.to(z.dtype) / self.temperature
+    def forward(self, z: Tensor, which: Tensor | None = None) -> Tensor:
+        return cosines(z, self.centroids, which) / self.temperature
 
     def advance(self, traces: Traces) -> None:
         z, groups = unit(views(traces, "z")), traces.groups
