@@ -123,7 +123,7 @@ def table(done: list[dict[str, Any]]) -> str:
         if not rows:
             continue
         lines += [f"## {data}, {where['seconds'] / 60:.0f} minutes a fit", ""]
-        factors = list(dict.fromkeys(f for c in rows for kind in (c["style"] or {}).values() for f in style_of(kind)))
+        factors = list(dict.fromkeys(factor for cell in rows for factor in style_of(cell)))
         head = [
             "method",
             "seeds",
@@ -143,14 +143,7 @@ def table(done: list[dict[str, Any]]) -> str:
                 continue
             values = [percent([c["content"][p]["test"] for c in same]) for p in ("knn", "linear", "mlp")]
             values.append("" if same[0]["mse"] is None else f"{statistics.mean(c['mse'] for c in same):.4f}")
-            for factor in factors:
-                found = [
-                    style_of(kind)[factor]
-                    for c in same
-                    for kind in (c["style"] or {}).values()
-                    if factor in style_of(kind)
-                ]
-                values.append(f"{statistics.mean(found):.2f}" if found else "")
+            values += [f"{statistics.mean(style_of(cell)[factor] for cell in same):.2f}" for factor in factors]
             few = [c["few_labels"] for c in same if c.get("few_labels")]
             shown = percent([f["linear_probe"] for f in few]) if few else ""
             values.append(
@@ -175,9 +168,11 @@ def table(done: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def style_of(kind: dict[str, Any]) -> dict[str, float]:
-    """Factor -> R2 of a linear regression from z, on test."""
-    return {name: found["linear"]["test"] for name, found in kind["z"].items()}
+def style_of(cell: Cell) -> dict[str, float]:
+    """Factor -> R2 of a linear regression from z on test: of the items' own style where it is known, else of their views'."""
+    style = cell["style"] or {}
+    found = style.get("items") or style.get("views") or {"z": {}}
+    return {name: scores["linear"]["test"] for name, scores in found["z"].items()}
 
 
 if __name__ == "__main__":
