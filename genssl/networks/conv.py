@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from genssl.networks.blocks import MemoryFormat, image_shape, stages
+from genssl.networks.blocks import MemoryFormat, SmallLinear, image_shape, stages
 
 WIDTHS = (16, 32, 64, 128, 256)
 """Channels of the stem and the four stages of the encoder; the decoder has them reversed."""
@@ -43,7 +43,7 @@ def conv_encoder(event_shape: Sequence[int], outputs: int, blocks: int = 1) -> n
         nn.MaxPool2d(3, stride=2, padding=1),
         *stages(WIDTHS, (1, 2, 2, 2), blocks),
         nn.Flatten(),
-        nn.Linear(WIDTHS[-1] * (side // 16) ** 2, outputs),
+        SmallLinear(WIDTHS[-1] * (side // 16) ** 2, outputs),
     )
 
 

@@ -125,13 +125,13 @@ class GaussianClasses(Classes):
 
     def log_density(self, z: Tensor, which: Tensor | None = None) -> Tensor:
         """log p(z | k), z [G, J, D] -> [G, J, K], nats; of class which [G] alone: [G, J]."""
-        mean, variance = self.mean, (2 * self.log_scale).exp() + self.floor**2
-        if which is None:
-            z = z.unsqueeze(-2)
-        else:
-            mean, variance = mean[which].unsqueeze(1), variance[which].unsqueeze(1)
+        variance = (2 * self.log_scale).exp() + self.floor**2
         # Differences, not products: classes far from the origin with small scales would cancel.
-        squares = ((z - mean).square() / variance).sum(-1)
+        if which is None:
+            difference = z.unsqueeze(-2) - self.mean
+        else:
+            difference, variance = z - self.mean[which].unsqueeze(1), variance[which].unsqueeze(1)
+        squares = (difference.square() / variance).sum(-1)
         return -0.5 * squares - 0.5 * variance.log().sum(-1) - 0.5 * z.shape[-1] * math.log(2 * math.pi)
 
     def forward(self, z: Tensor, which: Tensor | None = None) -> Tensor:

@@ -264,3 +264,15 @@ def test_resnet18_takes_any_image(event):
     assert isinstance(network.network.maxpool, nn.Identity if small else nn.MaxPool2d)
     with pytest.raises(ShapeError, match="expected images"):
         resnet18_encoder((10,), 6)
+
+
+def test_the_last_layer_starts_small_whichever_way_it_is_drawn():
+    """So that log scales start near 0; the seeding of `fit` goes through reset_parameters too."""
+    last = conv_encoder(SMALL, 10)[-1]
+    usual = nn.Linear(1024, 10)
+    assert last.weight.abs().max() <= 0.1 * usual.weight.abs().max() * 1.05
+    network = conv_encoder(SMALL, 10)
+    seed_weights(network, 3)
+    torch.manual_seed(0)
+    scale = network.eval()(torch.rand(16, *SMALL)).std()
+    assert scale < 0.1
