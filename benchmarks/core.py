@@ -12,14 +12,16 @@ k, penalty and stopping chosen on the validation split (5000 of the 60000 traini
 from __future__ import annotations
 
 import argparse
+import functools
 import json
-import os
 import shutil
 import statistics
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from cells import cosine, data_root, milliseconds
 
 import genssl
 from genssl import datasets
@@ -53,11 +55,6 @@ SEEDS = {"fashion_mnist": (0, 1, 2), "mnist": (0,)}
 ORDER = (("fashion_mnist", 0), ("mnist", 0), ("fashion_mnist", 1), ("fashion_mnist", 2))
 
 
-def data_root() -> str | None:
-    beside = Path(__file__).parent.parent.parent / "shared" / "data"
-    return os.environ.get("GENSSL_DATA") or (str(beside) if beside.exists() else None)
-
-
 def run_cell(
     data: Any, name: str, cell: dict[str, Any], steps: int, seed: int, progress: bool = True
 ) -> dict[str, Any]:
@@ -69,7 +66,7 @@ def run_cell(
     run = genssl.fit(
         cell["method"], data, settings=cell["settings"], num_views=cell["views"], batch_size=cell["batch"], lr=cell["lr"],
         epochs=max(1, -(-steps // per_epoch)) if steps else 0, precision="bf16", seed=seed, out=folder, progress=progress,
-        schedule=lambda step, _: cosine(step, steps), max_steps=steps, replace=cell.get("replace"),
+        schedule=functools.partial(cosine, steps=steps), max_steps=steps, replace=cell.get("replace"),
     )  # fmt: skip
     seconds = time.perf_counter() - began
     splits = (data.train, data.validation, data.test)
@@ -87,49 +84,17 @@ def run_cell(
     return result
 
 
-def cosine(step: int, steps: int) -> float:
-    from genssl.fit.optimiser import learning_rate
-
-    return learning_rate("cosine", 1.0, step, max(1, steps))
-
-
-def calibrate(root: str | None, rounds: int = 5, steps: int = 40) -> dict[str, float]:
-    """Milliseconds a step of every setting, taken in turn, median of the rounds."""
-    import pyro
-    import torch
-
-    from genssl.fit.batches import Batches
-    from genssl.fit.build import build, find_class
-    from genssl.fit.optimiser import make_optimiser
-    from genssl.fit.precision import networks_in
-    from genssl.fit.step import Stepper
-
-    data, device = datasets.load("fashion_mnist", root=root), torch.device("cpu")
-    sides: dict[str, Any] = {}
-    for name, cell in CELLS.items():
-        if name == "random":
-            continue
-        method = build(find_class(cell["method"]), data.example(cell["views"]), 0, cell["settings"])
-        batches = Batches(data.train, data.views, cell["views"], cell["batch"], 0, device)
-        module = method.objective(method.model, method.guide)
-        config = {"seed": 0, "clip": None, "lr": cell["lr"], "steps": 10**6}
-        sides[name] = (
-            method,
-            Stepper(module, make_optimiser("adam", module.parameters(), 1e-3), batches, config, "constant"),
-            batches.run(0, 10**6),
-            [],
-        )
-    with pyro.validation_enabled(False):
-        for _ in range(rounds):
-            for method, stepper, stream, times in sides.values():
-                with networks_in("bf16", method, device):
-                    for _ in range(5):
-                        stepper(*next(stream))
-                    began = time.perf_counter()
-                    for _ in range(steps):
-                        stepper(*next(stream))
-                    times.append(1e3 * (time.perf_counter() - began) / steps)
-    return {name: statistics.median(times) for name, (_, _, _, times) in sides.items()}
+def calibrate() -> dict[str, float]:
+    """Milliseconds a step of every setting on FashionMNIST, taken in turn, median of the rounds."""
+    return milliseconds(
+        {
+            name: {**cell, "data": "fashion_mnist", "precision": "bf16"}
+            for name, cell in CELLS.items()
+            if name != "random"
+        },
+        rounds=5,
+        steps=40,
+    )
 
 
 def table(cells: list[dict[str, Any]]) -> str:
@@ -192,7 +157,7 @@ def main() -> None:
         (RESULTS / "core.md").write_text(table(cells))
         return
     if args.calibrate:
-        write_json(speed_file, calibrate(data_root()))
+        write_json(speed_file, calibrate())
         print(speed_file.read_text())
         return
     speed = json.loads(speed_file.read_text())

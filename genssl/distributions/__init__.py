@@ -5,8 +5,8 @@ from genssl.distributions.group_normal import GroupNormal
 from genssl.distributions.likelihoods import Bernoulli, ContinuousBernoulli, Gaussian
 from genssl.distributions.pixels import IsotropicNormal, LogitsContinuousBernoulli
 from genssl.distributions.power_spherical import PowerSpherical
-from genssl.distributions.precision import at_least_float32
 from genssl.distributions.von_mises_fisher import VonMisesFisher
+from genssl.precision import at_least_float32
 
 __all__ = [
     "Bernoulli",

@@ -10,8 +10,8 @@ from torch import Size, Tensor
 from torch.distributions import constraints
 
 from genssl.distributions.group_normal import GroupNormal
-from genssl.distributions.precision import at_least_float32
 from genssl.errors import SettingsError, ShapeError
+from genssl.precision import at_least_float32
 
 
 class GroupMixture(dist.TorchDistribution):

@@ -11,8 +11,8 @@ import torch
 from torch import Size, Tensor
 from torch.distributions import constraints
 
-from genssl.distributions.precision import at_least_float32
 from genssl.errors import SettingsError, ShapeError
+from genssl.precision import at_least_float32
 
 
 class GroupNormal(dist.TorchDistribution):

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from genssl.distributions.pixels import IsotropicNormal, LogitsContinuousBernoulli
-from genssl.distributions.precision import at_least_float32
 from genssl.errors import SettingsError, ShapeError
+from genssl.precision import at_least_float32
 
 
 class Gaussian(nn.Module):

@@ -11,8 +11,8 @@ from numpy.polynomial import Polynomial
 from torch import Size, Tensor
 from torch.distributions.utils import lazy_property
 
-from genssl.distributions.power_spherical import Spherical, uniform_entropy
-from genssl.distributions.precision import at_least_float32
+from genssl.distributions.spherical import Spherical, uniform_entropy
+from genssl.precision import at_least_float32
 
 LEAST_ORDER = 12  # where Olver's expansion starts; smaller orders are reached from there by recurrence
 TERMS = 10  # of the expansion

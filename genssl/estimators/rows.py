@@ -9,6 +9,7 @@ from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 
 from genssl.errors import DataError, ShapeError
+from genssl.precision import at_least_float32
 
 
 class Rows(NamedTuple):
@@ -47,7 +48,7 @@ def rows(
         raise ShapeError(f"{who}: {name} has shape {list(z.shape)}, expected {axes}")
     if len(z) < least:
         raise ShapeError(f"{who}: {name} has {len(z)} rows, expected at least {least}; give a larger batch")
-    z = z.float() if z.dtype in (torch.float16, torch.bfloat16) else z
+    z = at_least_float32(z)
     if valid is None:
         everything = torch.ones(len(z), dtype=torch.bool, device=z.device)
         return Rows(z, everything, z.new_full((), len(z)))

@@ -146,10 +146,11 @@ class OffDiagonalCorrelation(Term):
         self.weight = positive(self, "weight", weight)
 
     def forward(self, traces: Traces) -> Mapping[str, Tensor]:
-        squares, pairs_of_views = cross_correlations(views(traces, "z"), traces.groups.valid)
-        squares = squares.square()
+        standard, both = _standardised(views(traces, "z"), traces.groups.valid)
+        correlation = torch.einsum("gid,gje->ijde", standard, standard) / both.clamp(min=1)[..., None, None]
+        squares = correlation.square()
         off = squares.sum((-2, -1)) - squares.diagonal(dim1=-2, dim2=-1).sum(-1)
-        return {"z": everywhere(-self.weight * _mean(off, pairs_of_views), traces)}
+        return {"z": everywhere(-self.weight * _pair_mean(off, both), traces)}
 
     def extra_repr(self) -> str:
         return f"weight={self.weight:g}"
@@ -163,25 +164,23 @@ class DiagonalCorrelation(Term):
     guide_family = "delta"
 
     def forward(self, traces: Traces) -> Mapping[str, Tensor]:
-        correlation, pairs_of_views = cross_correlations(views(traces, "z"), traces.groups.valid)
-        distance = (1 - correlation.diagonal(dim1=-2, dim2=-1)).square().sum(-1)
-        return {"z": everywhere(-_mean(distance, pairs_of_views), traces)}
+        standard, both = _standardised(views(traces, "z"), traces.groups.valid)
+        correlation = torch.einsum("gid,gjd->ijd", standard, standard) / both.clamp(min=1)[..., None]
+        return {"z": everywhere(-_pair_mean((1 - correlation).square().sum(-1), both), traces)}
 
 
-def cross_correlations(z: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """[J, J, D, D] correlation of view i with view j over the groups that have both, and [J, J] which pairs i < j have groups.
-
-    Each view is standardised over the groups that have it, with the biased variance + 1e-5.
-    """
+def _standardised(z: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """z [G, J, D] with mean 0 and variance 1 in every view over the groups that have it (biased variance + 1e-5), 0 where padded;
+    and [J, J] how many groups have view i and view j."""
     weight = valid.unsqueeze(-1).to(z.dtype)
     count = weight.sum(0, keepdim=True).clamp(min=1)
     z = torch.where(valid.unsqueeze(-1), z, 0.0)
     centred = (z - z.sum(0, keepdim=True) / count) * weight
     standard = centred / (centred.square().sum(0, keepdim=True) / count + 1e-5).sqrt()
-    both = weight[:, :, 0].T @ weight[:, :, 0]  # groups that have view i and view j
-    correlation = torch.einsum("gid,gje->ijde", standard, standard) / both.clamp(min=1)[..., None, None]
-    return correlation, torch.triu(both > 0, diagonal=1)
+    return standard, weight[:, :, 0].T @ weight[:, :, 0]
 
 
-def _mean(value: Tensor, chosen: Tensor) -> Tensor:
+def _pair_mean(value: Tensor, both: Tensor) -> Tensor:
+    """Mean of value [J, J] over the pairs of views i < j that some group has."""
+    chosen = torch.triu(both > 0, diagonal=1)
     return torch.where(chosen, value, 0.0).sum() / chosen.sum().clamp(min=1)

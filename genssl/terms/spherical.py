@@ -43,8 +43,7 @@ class MonteCarloContrast(Term):
         views(traces, "z")  # that there is one, of the right shape
         fn, valid = traces.guide["z"].fn, traces.groups.valid
         draws = unit(fn.rsample((self.num_samples,)))
-        logs = torch.stack([_contrast(z, valid, self.concentration) for z in draws])
-        mean = logs.logsumexp(0) - math.log(self.num_samples)
+        mean = _contrast(draws, valid, self.concentration).logsumexp(0) - math.log(self.num_samples)
         return {"z": anchor_sum(mean, valid)}
 
     def extra_repr(self) -> str:
@@ -99,9 +98,10 @@ class SphericalAttraction(Term):
 
 
 def _contrast(z: Tensor, valid: Tensor, concentration: float) -> Tensor:
-    """[G, i, j] log of the share of the positive j among itself and the mean of view j of the other groups; z [G, J, D] of norm 1."""
-    scores = concentration * torch.einsum("gid,hjd->gijh", z, z)
-    own = torch.eye(len(z), dtype=torch.bool, device=z.device)[:, None, None, :]
+    """[..., G, i, j] log of the share of the positive j among itself and the mean of view j of the other groups; z [..., G, J, D] of
+    norm 1."""
+    scores = concentration * torch.einsum("...gid,...hjd->...gijh", z, z)
+    own = torch.eye(len(valid), dtype=torch.bool, device=z.device)[:, None, None, :]
     positive_score = torch.where(own, scores, 0.0).sum(-1)
     others = valid.T[None, None] & ~own  # [G, 1, J, H]
     count = others.sum(-1)

@@ -16,6 +16,7 @@ from genssl.errors import SettingsError, ShapeError
 class Transform(Protocol):
     """What makes a transform ours: (x [B, *event], index [B] or None, generator) -> (views [B, *event'], style [B, S]),
     row by row independently, and a name and kind ("continuous", "circular" or "categorical") for each of the S factors.
+    One that has `uses_label` True is given label=[B] besides.
     """
 
     @property
@@ -60,11 +61,15 @@ class Compose:
         earlier = [names[:position].count(name) for position, name in enumerate(names)]
         self.style_names = tuple(f"{name}_{n + 1}" if n else name for name, n in zip(names, earlier, strict=True))
         self.style_kinds = tuple(kind for transform in transforms for kind in transform.style_kinds)
+        self.uses_label = any(getattr(transform, "uses_label", False) for transform in transforms)
 
-    def __call__(self, x: Tensor, index: Tensor | None, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, x: Tensor, index: Tensor | None, generator: torch.Generator, label: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         styles = []
         for transform in self.transforms:
-            x, style = transform(x, index, generator)
+            extra = {"label": label} if getattr(transform, "uses_label", False) else {}
+            x, style = transform(x, index, generator, **extra)
             styles.append(style)
         return x, torch.cat(styles, -1) if styles else x.new_zeros(len(x), 0)
 

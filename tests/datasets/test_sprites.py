@@ -18,6 +18,7 @@ from genssl.errors import SettingsError, ShapeError
 from genssl.fit.batches import Batches, first_groups
 from genssl.fit.config import describe_callable
 from genssl.fit.reading import read_data
+from genssl.views import Compose, Noise
 
 K = len(SHAPES)
 ALL = torch.arange(K)
@@ -298,6 +299,14 @@ def test_views_follow_the_labels_of_any_subset_or_order():
     bare = from_any(data.train.x, seed=0)
     with pytest.raises(SettingsError, match="label is None"):
         Batches(bare.train, data.views, 2, 64, 0, torch.device("cpu")).at(0)
+
+
+def test_views_can_be_composed():
+    data = sprites(200, 16)
+    views = Compose(data.views, Noise((0.1, 0.1)))
+    groups = Batches(data.train, views, 2, 32, 0, torch.device("cpu")).at(0)
+    plain = render(groups.label.repeat_interleave(2), groups.style.flatten(0, 1)[:, :5], 16, False)
+    assert 0.02 < (groups.x.flatten(0, 1) - plain).abs().mean() < 0.1
 
 
 def test_views_are_kept_by_name_and_pickled():

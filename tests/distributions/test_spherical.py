@@ -15,7 +15,8 @@ from scipy import special, stats
 from torch import nn
 
 from genssl import Groups, Objective
-from genssl.distributions.power_spherical import PowerSpherical, uniform_entropy, unit
+from genssl.distributions.power_spherical import PowerSpherical
+from genssl.distributions.spherical import uniform_entropy, unit
 from genssl.distributions.von_mises_fisher import VonMisesFisher, _angle
 from genssl.errors import ShapeError
 from genssl.estimators.von_mises_fisher import log_kernel_integral
