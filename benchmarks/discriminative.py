@@ -16,7 +16,7 @@ import statistics
 from typing import Any
 
 import torch
-from cells import Benchmark, Cell, hardware, measured, percent
+from cells import Benchmark, Cell, hardware, measured, percent, precision
 
 from genssl.evaluation import knn, linear_probe, mlp_probe
 
@@ -52,7 +52,7 @@ def cells() -> list[Cell]:
     found = [
         {
             "name": f"{data}/{name}/{seed}", "data": data, "label": name, "method": what["method"], "seed": seed, "views": VIEWS,
-            "batch": BATCH, "lr": RATE, "precision": "bf16", "settings": {"dim": 10, **what.get("settings", {})},
+            "batch": BATCH, "lr": RATE, "precision": precision(), "settings": {"dim": 10, **what.get("settings", {})},
             "seconds": SECONDS, "steps": what.get("steps"),
         }
         for data in DATA

@@ -16,7 +16,7 @@ import statistics
 from typing import Any
 
 import torch
-from cells import Benchmark, Cell, hardware, measured, percent
+from cells import Benchmark, Cell, hardware, measured, percent, precision
 
 from genssl.evaluation import linear_probe
 from genssl.groups import Groups
@@ -59,7 +59,7 @@ def cells() -> list[Cell]:
     found = [
         {
             "name": f"{data}/{name}/{seed}", "data": data, "label": name, "method": what["method"], "seed": seed,
-            "views": what["views"], "batch": BATCH, "lr": RATE, "precision": "bf16",
+            "views": what["views"], "batch": BATCH, "lr": RATE, "precision": precision(),
             "settings": {**COMMON, **where["settings"], **what.get("settings", {})},
             "seconds": where["seconds"], "steps": what.get("steps"),
         }
