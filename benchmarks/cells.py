@@ -67,7 +67,7 @@ def milliseconds(kinds: dict[str, Cell], rounds: int = 3, steps: int = 20) -> di
     for key, cell in kinds.items():
         data = load(cell["data"])
         method = build(find_class(cell["method"]), data.example(cell["views"]), 0, cell["settings"])
-        apply_slots(method, cell.get("replace") or {}, seed=0)
+        apply_slots(method, cell.get("replace") or {}, 0, data.event_shape, cell["settings"])
         batches = Batches(data.train, data.views, cell["views"], cell["batch"], 0, device)
         module = method.objective(method.model, method.guide)
         config = {"seed": 0, "clip": None, "lr": cell["lr"], "steps": 10**6}

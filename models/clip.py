@@ -40,6 +40,7 @@ class CLIP(Method):
         split: whether images are to be halved.
     """
 
+    guide_family = "delta"
     networks = ("encoders", "heads")
     source = "Radford et al. 2021, ICML, arXiv:2103.00020, Figure 3"
     collapses = "not while the batch has other groups; what the modalities do not share is lost"

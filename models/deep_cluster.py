@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-from genssl.models.discriminative import DiscriminativeMethod, mlp_head, output_size
+from genssl.models.discriminative import DiscriminativeMethod, mlp_head
 from torch import nn
 
 from genssl.groups import Groups
+from genssl.networks import output_size
 from genssl.objective import Objective
 from genssl.terms import Alternation, ClassNormaliser, ClassScore, Clusters, Constant
 

@@ -11,7 +11,6 @@ from genssl.models.method import Method, default_dim, event_shape_of
 from torch import Tensor, nn
 
 from genssl.distributions import at_least_float32
-from genssl.errors import SettingsError
 from genssl.groups import Groups
 from genssl.networks import default_network, make_encoder
 
@@ -28,7 +27,10 @@ class DiscriminativeMethod(Method):
         encoder: [N, *event] -> [N, D].  head: [N, D] -> [N, D'], None for the identity.
     """
 
-    networks: ClassVar[tuple[str, ...] | None] = ("encoder", "head", "predictor", "target")
+    guide_family = "delta"
+    networks: ClassVar[tuple[str, ...] | None] = (
+        "encoder", "head", "predictor", "target", "decoder", "scale_network",
+    )  # fmt: skip
     defaults = {
         "digits": {"num_views": 2, "batch_size": 256, "lr": 1e-3, "epochs": 200},
         "": {"num_views": 2, "batch_size": 256, "lr": 1e-3, "epochs": 100},
@@ -109,15 +111,3 @@ def mlp_head(inputs: int, widths: Sequence[int], final_norm: bool = False) -> nn
         inputs = width
     layers.append(nn.Linear(inputs, widths[-1], bias=not final_norm))  # BatchNorm has a bias of its own
     return nn.Sequential(*layers, nn.BatchNorm1d(widths[-1], affine=False)) if final_norm else nn.Sequential(*layers)
-
-
-def output_size(*networks: nn.Module, dim: int | None = None) -> int:
-    """The number of outputs of networks in a row: `dim`, else read off the last layer that says."""
-    if dim is not None:
-        return dim
-    sizes = [
-        int(part.out_features) for network in networks for part in network.modules() if isinstance(part, nn.Linear)
-    ]
-    if not sizes:
-        raise SettingsError("the size of what the head gives cannot be read off encoder and head; give dim=")
-    return sizes[-1]

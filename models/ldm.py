@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any, Self
 
 import pyro
-from genssl.models.discriminative import DiscriminativeMethod, mlp_head, output_size
+from genssl.models.discriminative import DiscriminativeMethod, mlp_head
 from torch import nn
 
 from genssl.distributions import GroupNormal
 from genssl.groups import Groups
+from genssl.networks import output_size
 from genssl.objective import Objective
 from genssl.terms import Constant, LogDeterminantEntropy, LogPrior, Term
 

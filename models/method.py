@@ -7,6 +7,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import pyro
 import pyro.distributions as dist
+from genssl.models.swap import swap
 from torch import Tensor, nn
 
 from genssl.distributions import Bernoulli, ContinuousBernoulli, Gaussian, at_least_float32
@@ -37,6 +38,8 @@ class Method(nn.Module):
     defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Settings of `fit` by data set; the key "" is for any other."""
 
+    guide_family: ClassVar[str] = "any"
+    """What the guide draws z from: normal, sphere, delta (a point mass); any where that is not known."""
     networks: ClassVar[tuple[str, ...] | None] = None
     """The children that are networks, which run in bf16 where asked; None: all of them."""
 
@@ -57,6 +60,10 @@ class Method(nn.Module):
         """The method with default networks for data like `example`."""
         raise NotImplementedError
 
+    def swap(self, **changes: Any) -> Self:
+        """Other terms in the slots of the objective, and guide and parts that fit them; in place: see genssl.models.swap.swap."""
+        return swap(self, **changes)
+
     def _leading(self, network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """Apply a network [N, *event] to x [..., *event]."""
         event_dim = self._event_dim if self._event_dim is not None else x.dim() - 1
@@ -76,7 +83,8 @@ class GenerativeMethod(Method):
         dim: D, where it cannot be read off the encoder's last layer.
     """
 
-    networks: ClassVar[tuple[str, ...] | None] = ("encoder", "decoder")
+    guide_family = "normal"
+    networks: ClassVar[tuple[str, ...] | None] = ("encoder", "decoder", "head", "predictor", "scale_network")
     encoder: nn.Module
     decoder: nn.Module
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any, Self
 
 import pyro
-from genssl.models.discriminative import DiscriminativeMethod, output_size
+from genssl.models.discriminative import DiscriminativeMethod
 from torch import nn
 
 from genssl.groups import Groups
+from genssl.networks import output_size
 from genssl.networks.momentum import Momentum
 from genssl.objective import Objective
 from genssl.terms import Constant, CosineAttraction, QueueNormaliser

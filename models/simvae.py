@@ -75,11 +75,11 @@ class SimVAE(GenerativeMethod):
         p(y | z) = N(a zbar, v I), so q(y | x) = N(a locbar, v + a^2 sum_j scale_j^2 / n^2).
         """
         posterior = self.posterior(groups)
-        normal = posterior if groups.mask is None else posterior.base_dist
-        given_z = self.prior(groups).content_posterior(normal.loc)
-        count = groups.count.unsqueeze(-1).to(normal.loc.dtype)
+        given_z = self.prior(groups).content_posterior(posterior.mean)
+        count = groups.count.unsqueeze(-1).to(posterior.mean.dtype)
         gain = 1.0 if self.content_scale is None else 1 / (1 + self.view_scale**2 / (count * self.content_scale**2))
-        variance = normal.variance if groups.mask is None else normal.variance * groups.mask.unsqueeze(-1)
+        variance = posterior.variance
+        variance = variance if groups.mask is None else variance * groups.mask.unsqueeze(-1)
         spread = gain**2 * variance.sum(-2) / count**2
         return dist.Normal(given_z.mean, (given_z.variance + spread).sqrt()).to_event(1)
 

@@ -21,6 +21,7 @@ class SphericalMethod(DiscriminativeMethod):
     head it is the encoder's output, before the head, as everywhere. `project` gives the direction times k.
     """
 
+    guide_family = "sphere"
     default_head = ()
     extra_outputs = 1
     family: Any

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pyro
 import torch
-from genssl.models.discriminative import DiscriminativeMethod, output_size
+from genssl.models.discriminative import DiscriminativeMethod
 from torch import Tensor, nn
 
 from genssl.groups import Groups
+from genssl.networks import output_size
 from genssl.objective import Objective
 from genssl.terms import AssignmentAttraction, Constant, TargetTransform, sinkhorn, unit
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-from genssl.models.discriminative import DiscriminativeMethod, mlp_head, output_size
+from genssl.models.discriminative import DiscriminativeMethod, mlp_head
 from torch import nn
 
 from genssl.errors import SettingsError
 from genssl.groups import Groups
+from genssl.networks import output_size
 from genssl.objective import Objective
 from genssl.terms import ClassDensity, ClassNormaliser, ClassScore, Constant, GaussianClasses
 

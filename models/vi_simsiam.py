@@ -6,12 +6,13 @@ from typing import Any, Self
 
 import pyro
 import pyro.distributions as dist
-from genssl.models.discriminative import mlp_head, output_size
+from genssl.models.discriminative import mlp_head
 from genssl.models.spherical import SphericalMethod
 from torch import nn
 
 from genssl.distributions import PowerSpherical
 from genssl.groups import Groups
+from genssl.networks import output_size
 from genssl.objective import Objective
 from genssl.terms import PosteriorEntropy, SphericalAttraction, StopGradient
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import pyro
 import torch
+from torch import nn
 
 from genssl.files import sweep, write_json
 from genssl.fit import checkpoint, folder, start
@@ -27,6 +29,7 @@ from genssl.fit.reading import data_key
 from genssl.fit.run import Run, represent
 from genssl.fit.step import Stepper
 from genssl.fit.trial import check_first_step, seconds_per_step
+from genssl.foretell import foretell
 
 
 def fit(
@@ -131,6 +134,7 @@ def fit(
                 "steps_per_epoch": batches.steps_per_epoch,
             }
             config |= {"slots": {slot: str(term) for slot, term in module.objective.slots.items()}}
+            config |= {"foretold": _foretold(method, batches)}
             place = folder.make(out, name, data_name, config["seed"])
             write_json(place / "config.json", config)
             contexts.enter_context(folder.locked(place))
@@ -148,6 +152,15 @@ def fit(
         elif not checkpoint.steps(place / "checkpoint"):
             checkpoint.save(place / "checkpoint", first, state_of(method, module, optimiser))
     return Run(place, config, method.eval(), loaded, views)
+
+
+def _foretold(method: nn.Module, batches: Batches) -> list[str]:
+    """What theory says of the method's terms on these data, told before the first step."""
+    with generators_kept(), pyro.validation_enabled(False):
+        found = foretell(method, batches.at(0))
+    for sentence in found:
+        warnings.warn(f"{type(method).__name__}: {sentence}", stacklevel=3)
+    return found
 
 
 def _steps(trial: Stepper, total: int, config: dict[str, Any], follow: Follow) -> int:

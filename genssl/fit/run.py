@@ -175,7 +175,7 @@ def build_from(config: dict[str, Any], cls: Any, path: Path, data: Any = None) -
     instance = build(
         cls, example(config) if data is None else data.example(config["num_views"]), config["seed"], config["settings"]
     )
-    apply_slots(instance, config["replaced"], config["seed"])
+    apply_slots(instance, config["replaced"], config["seed"], config["event_shape"], config["settings"])
     return instance
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -10,6 +11,9 @@ from torch import nn
 from genssl import terms
 from genssl.errors import SettingsError
 from genssl.fit.randomness import generators_kept, seed_weights
+from genssl.models.discriminative import mlp_head
+from genssl.models.method import Method
+from genssl.networks import default_network, make_decoder, make_encoder, output_size
 from genssl.terms import SLOTS, Term
 
 
@@ -40,17 +44,60 @@ def parse_setting(text: str) -> tuple[str, Any]:
         return key.strip(), value.strip()
 
 
-def apply_slots(method: nn.Module, replaced: dict[str, str], seed: int) -> None:
-    """Put the named terms into the slots of method.objective; what they draw (a queue) is a function of the seed and the slot."""
-    for slot, text in replaced.items():
-        if slot not in SLOTS:
-            raise SettingsError(f"there is no slot {slot!r}; there are {', '.join(SLOTS)}")
-        with generators_kept():
-            term = parse_term(text)
-            seed_weights(term, seed, prefix=f"objective.{slot}")
-        if slot not in term.slots:
-            raise SettingsError(f"{type(term).__name__} fills {', '.join(term.slots)}, not the slot {slot}")
+def apply_slots(
+    method: nn.Module, replaced: dict[str, str], seed: int, event_shape: Sequence[int], settings: dict[str, Any]
+) -> None:
+    """Swap the named terms into the method's slots, with default networks for parts that it lacks (genssl.models.swap).
+
+    What a term draws (a queue) and how a part starts are functions of the seed and the name, so that cells of a grid share them.
+    A method of the user that has no `swap` gets the terms alone.
+    """
+    swapped = {slot: _term(slot, text, seed) for slot, text in replaced.items()}
+    if swapped and isinstance(method, Method):
+        method.swap(**swapped, **_parts(method, swapped, seed, event_shape, settings))
+        return
+    for slot, term in swapped.items():
         setattr(method.objective, slot, term)
+
+
+def _term(slot: str, text: str, seed: int) -> Term:
+    if slot not in SLOTS:
+        raise SettingsError(f"there is no slot {slot!r}; there are {', '.join(SLOTS)}")
+    with generators_kept():
+        term = parse_term(text)
+        seed_weights(term, seed, prefix=f"objective.{slot}")
+    if slot not in term.slots:
+        raise SettingsError(f"{type(term).__name__} fills {', '.join(term.slots)}, not the slot {slot}")
+    return term
+
+
+def _parts(
+    method: Method, swapped: dict[str, Term], seed: int, event_shape: Sequence[int], settings: dict[str, Any]
+) -> dict[str, Any]:
+    """Decoder, predictor and network of log scales for a guide-only method whose new terms need them."""
+    if method.guide_family == "normal" or not hasattr(method, "encoder") or not _one_shape(event_shape):
+        return {}
+    needs = frozenset().union(*(term.needs for term in swapped.values()))
+    layers = [method.encoder, getattr(method, "head", nn.Identity())]
+    network, hidden = settings.get("network") or default_network(event_shape), settings.get("hidden")
+    entropy = swapped.get("entropy")
+    parts: dict[str, Any] = {}
+    with generators_kept():
+        if "decoder" in needs and not hasattr(method, "decode"):
+            squash = len(event_shape) == 3
+            parts["decoder"] = make_decoder(network, output_size(*layers), event_shape, hidden, sigmoid=squash)
+        if "predictor" in needs and getattr(method, "predictor", None) is None:
+            parts["predictor"] = mlp_head(output_size(*layers), (256, output_size(*layers)))
+        if method.guide_family == "delta" and entropy is not None and entropy.guide_family != "delta":
+            parts["scale"] = make_encoder(network, event_shape, output_size(*layers), hidden)
+        for name, part in parts.items():
+            seed_weights(part, seed, prefix="scale_network" if name == "scale" else name)
+    return parts
+
+
+def _one_shape(event_shape: Sequence[Any]) -> bool:
+    """Whether views are of one modality."""
+    return all(isinstance(size, int) for size in event_shape)
 
 
 def _literal(node: ast.expr) -> Any:

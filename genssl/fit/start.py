@@ -82,7 +82,7 @@ def new(
             )
     else:
         method = build(method, loaded.example(config["num_views"]), seed, config["settings"])
-        apply_slots(method, config["replaced"], seed)
+        apply_slots(method, config["replaced"], seed, config["event_shape"], config["settings"])
     return config, loaded, method
 
 

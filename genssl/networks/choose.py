@@ -51,6 +51,18 @@ def make_decoder(
     return mlp_decoder(dim, event_shape, widths[::-1], sigmoid)
 
 
+def output_size(*networks: nn.Module, dim: int | None = None) -> int:
+    """The number of outputs of networks in a row: `dim`, else read off the last layer that says."""
+    if dim is not None:
+        return dim
+    sizes = [
+        int(part.out_features) for network in networks for part in network.modules() if isinstance(part, nn.Linear)
+    ]
+    if not sizes:
+        raise SettingsError("the size of what the head gives cannot be read off encoder and head; give dim=")
+    return sizes[-1]
+
+
 def _check(network: str, hidden: Sequence[int] | None) -> None:
     name = str(network)
     if name not in NETWORKS[:-1] and not (name.startswith("timm:") and name not in ("timm:", "timm:NAME")):

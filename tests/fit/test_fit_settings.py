@@ -157,7 +157,7 @@ def test_terms_and_settings_in_words():
     with pytest.raises(SettingsError):
         parse_term("LogPrior:analytic=__import__('os').getcwd()")
     method = build(SimVAE, genssl.Groups(torch.rand(2, 2, 1, 8, 8)), 0, SMALL)
-    apply_slots(method, {"prior": "LogPrior:analytic=True", "entropy": "Constant:value=2"}, seed=0)
+    apply_slots(method, {"prior": "LogPrior:analytic=True", "entropy": "Constant:value=2"}, 0, [1, 8, 8], SMALL)
     assert str(method.objective.slots["prior"]) == "LogPrior(analytic=True)"
     assert method.objective.entropy.value == 2
 
@@ -170,7 +170,7 @@ def test_a_slot_replaced_by_itself_draws_the_same():
         torch.manual_seed(start)
         method = build(genssl.models.MoCo, example, 5, {"queue_size": 20, "head": (8, 4)})
         queues.append(method.objective.reconstruction.queue.clone())
-        apply_slots(method, {"reconstruction": "QueueNormaliser:queue_size=20,dim=4"}, seed=5)
+        apply_slots(method, {"reconstruction": "QueueNormaliser:queue_size=20,dim=4"}, 5, [1, 8, 8], {})
         queues.append(method.objective.reconstruction.queue.clone())
     assert all(torch.equal(queue, queues[0]) for queue in queues)
 
