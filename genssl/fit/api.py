@@ -13,7 +13,6 @@ from typing import Any
 
 import pyro
 import torch
-from torch import nn
 
 from genssl.files import sweep, write_json
 from genssl.fit import checkpoint, folder, start
@@ -29,7 +28,7 @@ from genssl.fit.reading import data_key
 from genssl.fit.run import Run, represent
 from genssl.fit.step import Stepper
 from genssl.fit.trial import check_first_step, seconds_per_step
-from genssl.foretell import foretell
+from genssl.foretell import foretell_of
 
 
 def fit(
@@ -129,12 +128,14 @@ def fit(
         if place is None:
             total = config["epochs"] * batches.steps_per_epoch
             trial = Stepper(module, optimiser, batches, {**config, "steps": max(1, total)}, schedule)
+            config["foretold"] = foretell_of(method, check_first_step(trial, config["settings"] | config["replaced"]))
+            for sentence in config["foretold"]:
+                warnings.warn(f"{name}: {sentence}", stacklevel=2)
             config |= {
                 "steps": _steps(trial, total, config, follow),
                 "steps_per_epoch": batches.steps_per_epoch,
             }
             config |= {"slots": {slot: str(term) for slot, term in module.objective.slots.items()}}
-            config |= {"foretold": _foretold(method, batches)}
             place = folder.make(out, name, data_name, config["seed"])
             write_json(place / "config.json", config)
             contexts.enter_context(folder.locked(place))
@@ -154,18 +155,8 @@ def fit(
     return Run(place, config, method.eval(), loaded, views)
 
 
-def _foretold(method: nn.Module, batches: Batches) -> list[str]:
-    """What theory says of the method's terms on these data, told before the first step."""
-    with generators_kept(), pyro.validation_enabled(False):
-        found = foretell(method, batches.at(0))
-    for sentence in found:
-        warnings.warn(f"{type(method).__name__}: {sentence}", stacklevel=3)
-    return found
-
-
 def _steps(trial: Stepper, total: int, config: dict[str, Any], follow: Follow) -> int:
-    """The number of steps of a new run, after a step on trial under every check."""
-    check_first_step(trial, config["settings"] | config["replaced"])
+    """The number of steps of a new run: those of its epochs, or as many as the time budget holds."""
     max_seconds = config["max_seconds"]
     if max_seconds is None or total == 0:
         return total

@@ -16,14 +16,15 @@ from genssl.fit.guard import of_data, of_parameters
 from genssl.fit.randomness import generators_kept, seed_noise
 from genssl.fit.snapshot import Snapshot
 from genssl.fit.step import Stepper, parts_of
+from genssl.terms import Traces
 
 WARM = 3
 """Steps before the clock starts: allocators and caches are warm then."""
 LONGEST = 200
 
 
-def check_first_step(stepper: Stepper, given: Mapping[str, Any]) -> None:
-    """Compute the loss of step 0 under Pyro's checks of shapes, supports and arguments; leaves nothing behind.
+def check_first_step(stepper: Stepper, given: Mapping[str, Any]) -> Traces:
+    """Compute the loss of step 0 under Pyro's checks of shapes, supports and arguments; its traces. Leaves nothing behind.
 
     In the loop those checks are off, since each of them would make every step wait for the device. given: the settings that
     the method was built with, one of which may be of a wrong type.
@@ -54,6 +55,9 @@ def check_first_step(stepper: Stepper, given: Mapping[str, Any]) -> None:
         raise SettingsError(
             f"no parameter changes the objective ({terms}), so there is nothing to train; give another term"
         )
+    traces, module.last = module.last, None
+    assert traces is not None
+    return traces
 
 
 def seconds_per_step(stepper: Stepper, most: int, budget: float) -> float:
