@@ -20,6 +20,7 @@ from genssl.fit.batches import Batches
 from genssl.fit.build import find_class
 from genssl.fit.config import check, describe_callable
 from genssl.fit.follow import Follow
+from genssl.fit.looks import Looks
 from genssl.fit.loop import restore, run_steps, state_of
 from genssl.fit.optimiser import make_optimiser
 from genssl.fit.precision import networks_in
@@ -59,6 +60,7 @@ def fit(
     download: bool = False,
     verify: bool = True,
     replace: dict[str, str] | None = None,
+    measure: bool | Sequence[int] = True,
     progress: bool = True,
 ) -> Run:
     """Fit a method to data; the run is in its folder, and goes on from there after any kind of stop.
@@ -77,6 +79,8 @@ def fit(
     out          run folder, default runs/METHOD-DATA-SEED;  resume: go on there, with the settings it was started with
     validation   a fraction of the data, or data; default: the data set's own
     max_steps    stop THIS call at that step, with a checkpoint;  limit: use at most so many items of every split
+    measure      True: every slot is measured on held-out groups at the last step and its halves (measures.jsonl, genssl.evaluation.slots),
+                 False: never, or the steps; changes no bit of the run
     callbacks    called with every line of metrics (a dict); measuring there changes no bit of the run
 
     Stopping: Ctrl-C saves and raises KeyboardInterrupt. Numbers that are not finite raise NonFiniteError, which names term and site;
@@ -120,6 +124,7 @@ def fit(
             start.own_or_named("optimizer", optimizer, config, place), module.parameters(), config["lr"]
         )
         schedule = start.own_or_named("schedule", schedule, config, place)
+        looks = Looks(method, loaded, views, config)
         follow = Follow(lambda x: represent(method, x, config["precision"]), loaded, batches.steps_per_epoch)
 
         contexts.enter_context(pyro.validation_enabled(False))
@@ -132,7 +137,7 @@ def fit(
             for sentence in config["foretold"]:
                 warnings.warn(f"{name}: {sentence}", stacklevel=2)
             config |= {
-                "steps": _steps(trial, total, config, follow),
+                "steps": _steps(trial, total, config, follow, looks if measure is True else None),
                 "steps_per_epoch": batches.steps_per_epoch,
             }
             config |= {"slots": {slot: str(term) for slot, term in module.objective.slots.items()}}
@@ -147,18 +152,28 @@ def fit(
         stop = config["steps"] if max_steps is None else min(max_steps, config["steps"])
         if first < stop:
             stepper = Stepper(module, optimiser, batches, config, schedule)
+            looks.choose(place / "measures.jsonl", measure, config["steps"])
             run_steps(
-                stepper, place, first, stop, lambda: state_of(method, module, optimiser), follow, callbacks, progress
+                stepper,
+                place,
+                first,
+                stop,
+                lambda: state_of(method, module, optimiser),
+                follow,
+                looks,
+                callbacks,
+                progress,
             )
         elif not checkpoint.steps(place / "checkpoint"):
             checkpoint.save(place / "checkpoint", first, state_of(method, module, optimiser))
     return Run(place, config, method.eval(), loaded, views)
 
 
-def _steps(trial: Stepper, total: int, config: dict[str, Any], follow: Follow) -> int:
+def _steps(trial: Stepper, total: int, config: dict[str, Any], follow: Follow, looks: Looks | None) -> int:
     """The number of steps of a new run: those of its epochs, or as many as the time budget holds."""
     max_seconds = config["max_seconds"]
     if max_seconds is None or total == 0:
         return total
     seconds = seconds_per_step(trial, total, max_seconds) + follow.seconds_per_step()
-    return max(1, min(total, int(max_seconds / seconds)))
+    left = max_seconds - (0.0 if looks is None else min(looks.seconds(), 0.2 * max_seconds))
+    return max(1, min(total, int(left / seconds)))

@@ -16,6 +16,7 @@ from torch import nn
 from genssl.errors import CheckpointError, NonFiniteError
 from genssl.fit import checkpoint
 from genssl.fit.follow import Follow
+from genssl.fit.looks import Looks
 from genssl.fit.metrics import Metrics
 from genssl.fit.progress import Progress
 from genssl.fit.step import Stepper
@@ -77,11 +78,13 @@ def run_steps(
     last: int,
     state: Callable[[], dict[str, Any]],
     follow: Follow,
+    looks: Looks,
     callbacks: Sequence[Callable[[dict[str, Any]], None]] = (),
     progress: bool = True,
 ) -> None:
     """Take the steps first..last-1. Saves at the end, now and then, and before KeyboardInterrupt."""
     batches, total, saves = stepper.batches, stepper.steps, folder / "checkpoint"
+    looks.start(first)
     metrics, shown = Metrics(folder / "metrics.jsonl", first), Progress(first, total, progress)
     saved_at, since, since_step = time.monotonic(), time.perf_counter(), first
 
@@ -96,6 +99,11 @@ def run_steps(
                 shown.step()
                 assert stepper.module.terms is not None
                 metrics.add(stepper.module.terms)
+                if step in looks.steps:  # before the checkpoint of this step, so that none is lost
+                    began = time.perf_counter()
+                    stepper.check()
+                    looks.take(step)
+                    since += time.perf_counter() - began
                 epoch, ends = -(-step // batches.steps_per_epoch), step % batches.steps_per_epoch == 0
                 if step % LOG_EVERY == 0 or ends or step == last:
                     stepper.check()

@@ -24,9 +24,7 @@ class Metrics:
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
-        whole = "".join(json.dumps(line) + "\n" for line in read(path) if line["step"] <= step).encode()
-        if path.exists() and path.read_bytes() != whole:
-            write_bytes(path, whole)
+        keep_until(path, step)
         self.sums: Tensor | None = None
         self.count = 0
 
@@ -42,13 +40,25 @@ class Metrics:
         means = dict(zip(SLOTS, (self.sums / self.count).tolist(), strict=True))
         line = {"step": step, "epoch": epoch, **means, "views_per_second": views_per_second, **extra}
         self.sums, self.count = None, 0
-        try:
-            with open(self.path, "a") as file:
-                file.write(json.dumps(line) + "\n")
-        except OSError as error:
-            why = os.strerror(error.errno) if error.errno else str(error)
-            raise DiskError(f"{self.path}: cannot write ({why}); make room, then go on with --resume") from error
+        append(self.path, line)
         return line
+
+
+def append(path: Path, line: dict[str, Any]) -> None:
+    """Write a line at once."""
+    try:
+        with open(path, "a") as file:
+            file.write(json.dumps(line) + "\n")
+    except OSError as error:
+        why = os.strerror(error.errno) if error.errno else str(error)
+        raise DiskError(f"{path}: cannot write ({why}); make room, then go on with --resume") from error
+
+
+def keep_until(path: Path, step: int) -> None:
+    """Drop the lines after a step, and a torn last one."""
+    whole = "".join(json.dumps(line) + "\n" for line in read(path) if line["step"] <= step).encode()
+    if path.exists() and path.read_bytes() != whole:
+        write_bytes(path, whole)
 
 
 def read(path: Path) -> list[dict[str, Any]]:

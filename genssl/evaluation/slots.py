@@ -1,0 +1,173 @@
+"""What every slot of the objective would say of a representation, whatever was optimised: one batch of groups, in nats."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from genssl import estimators
+from genssl.errors import GensslError
+from genssl.evaluation.components import maximum_likelihood_scales, variance_components
+from genssl.evaluation.geometry import alpha_req, effective_rank, lidar, rankme
+from genssl.evaluation.information import posterior_information, view_information
+from genssl.evaluation.measuring import measuring
+from genssl.fit.randomness import stream_seed
+from genssl.groups import Groups
+from genssl.sites import run_guide, run_model
+from genssl.terms import SLOTS, PosteriorEntropy, Site, Term, Traces
+from genssl.terms.closed_forms import diagonal_normal, is_delta
+
+Measures = dict[str, Any]
+SHRINKAGE = 1e-3
+
+
+def slot_measures(method: Any, groups: Groups, own: Groups | None = None, seed: int = 0) -> Measures:
+    r"""Numbers of one batch under nested names; None where a number has no meaning (or the batch is too small for it).
+
+        terms          reconstruction, entropy, prior, elbo: what the method optimises, on the groups `own` (default: the same)
+        prior          ELBO_SSL's prior log p(z_1..z_J) per group at maximum-likelihood scales (GroupNormal around a fitted mean), and the
+                       view_scale and content_scale that these are: for every guide, on one footing
+        entropy        posterior: sum_j H[q(z_j | x_j)] per group; not defined for a point mass
+        aggregate      H of the batch's draws of z: logdet, knn (Kozachenko-Leonenko) of one view; joint_logdet of all views together
+        information    views: I[z; z'] by InfoNCE with its cap log k (the critic is chosen on other groups); input: I[x; z] of a Normal
+                       guide with its cap log N. A point mass has no finite I[x; z]
+        sphere         alignment and uniformity (Wang and Isola 2020)
+        geometry       rankme, lidar, alpha_req, effective_rank; variance within and between groups (components per dimension)
+        gradients      cosine between the gradients of the reconstruction slot and of the prior slot at the encoder: below 0 they pull
+                       against each other
+
+    z is what the terms compare, after a head; geometry is that of its means, aggregates those of its draws. Nothing of the run changes:
+    parameters have no gradient added, buffers, modes and generators are put back. Every figure of a batch of G groups is biased by G
+    (caps, ranks and log-determinants above all): compare equal G.
+    """
+    own = groups if own is None else own
+    with measuring(method):
+        torch.manual_seed(stream_seed(seed, "measure"))
+        found: Measures = {"terms": _terms(method, own)}
+        traces = _traces(method, groups)
+        site = _compared(traces)
+        if site is not None and bool(torch.isfinite(site.fn.mean).all()):
+            found |= _representation(site, traces)
+        found["gradients"] = {
+            "reconstruction_prior": _number(
+                lambda: gradient_cosine(method, own, method.objective.reconstruction, method.objective.prior)
+            )
+        }
+    return found
+
+
+def gradient_cosine(method: Any, groups: Groups, one: Term, other: Term) -> float | None:
+    """Cosine between the gradients of two terms' means at the parameters of method.encoder (else of all), at the same draws.
+
+    None where one of them has no gradient there: a constant, an encoder that the term does not see.
+    """
+    encoder = getattr(method, "encoder", None)
+    part = encoder if isinstance(encoder, nn.Module) else method
+    parameters = [parameter for parameter in part.parameters() if parameter.requires_grad]
+    directions = []
+    with torch.enable_grad():
+        traces = _traces(method, groups, one.needs | other.needs)
+        for term in (one, other):
+            value = sum(weight * v.mean() for weight, t in term.parts for v in t(traces).values())
+            if not isinstance(value, Tensor) or not value.requires_grad:
+                return None
+            gradients = torch.autograd.grad(
+                value, parameters, retain_graph=True, materialize_grads=True, allow_unused=True
+            )
+            directions.append(torch.cat([gradient.flatten() for gradient in gradients]).double())
+    lengths = directions[0].norm() * directions[1].norm()
+    return float(directions[0] @ directions[1] / lengths) if float(lengths) > 0 else None
+
+
+def _traces(method: Any, groups: Groups, needs: frozenset[str] = frozenset()) -> Traces:
+    """One run of the guide, and of the model as far as terms with these needs ask for it."""
+    guide, trace = run_guide(method.guide, groups, alone="model" not in needs)
+    model = run_model(method.model, guide, trace, groups, whole="decoder" in needs) if "model" in needs else {}
+    return Traces(groups, guide, model)
+
+
+def _terms(method: Any, groups: Groups) -> Measures:
+    found = method.objective.terms(getattr(method, "model", None), method.guide, groups)
+    return {name: _finite(getattr(found, name).mean()) for name in (*SLOTS, "elbo")}
+
+
+def _compared(traces: Traces) -> Site | None:
+    """What the terms compare: the site z, else the guide's first site with a value [G, J, D]."""
+    shape = (traces.groups.num_groups, traces.groups.num_views)
+    sites = [traces.guide["z"]] if "z" in traces.guide else list(traces.posterior)
+    return next((site for site in sites if site.value.dim() == 3 and site.value.shape[:2] == shape), None)
+
+
+def _representation(site: Site, traces: Traces) -> Measures:
+    z, mean, valid = site.value.float(), site.fn.mean.float(), traces.groups.valid
+    several = traces.groups.num_views > 1
+    rows = mean[valid]
+    found: Measures = {}
+    scales = _maybe(lambda: maximum_likelihood_scales(mean, valid)) if several else None
+    found["prior"] = {
+        "maximum_likelihood": None if scales is None else _finite(scales.log_prob.mean()),
+        "view_scale": None if scales is None else scales.view_scale,
+        "content_scale": None if scales is None else scales.content_scale,
+    }
+    found["entropy"] = {
+        "posterior": None if is_delta(site.fn) else _number(lambda: PosteriorEntropy()(traces)[site.name].mean())
+    }
+    complete = valid.all(1)
+    found["aggregate"] = {
+        "logdet": _number(lambda: estimators.logdet_entropy(z[:, 0], SHRINKAGE, valid=valid[:, 0])),
+        "knn": _number(lambda: estimators.knn_entropy(z[:, 0], valid=valid[:, 0])),
+        "joint_logdet": _number(lambda: estimators.logdet_entropy(z.flatten(1), SHRINKAGE, valid=complete))
+        if several
+        else None,
+    }
+    between = _maybe(lambda: view_information(mean, valid)) if several else None
+    normal = diagonal_normal(site.fn)
+    inputs = None
+    if normal is not None:
+        loc, scale = normal.loc.expand_as(mean)[:, 0], normal.scale.expand_as(mean)[:, 0]
+        inputs = _maybe(lambda: posterior_information(loc[valid[:, 0]], scale[valid[:, 0]]))
+    found["information"] = {
+        "views": None if between is None else _finite(between.bound),
+        "views_cap": None if between is None else between.cap,
+        "views_critic": None if between is None else between.critic,
+        "input": None if inputs is None else _finite(inputs.bound),
+        "input_cap": None if inputs is None else inputs.cap,
+    }
+    pair = valid[:, 0] & valid[:, 1] if several else valid[:, 0]
+    found["sphere"] = {
+        "alignment": _number(lambda: estimators.alignment(mean[:, 0], mean[:, 1], valid=pair)) if several else None,
+        "uniformity": _number(lambda: estimators.uniformity(mean[:, 0], valid=valid[:, 0])),
+    }
+    variance = _maybe(lambda: variance_components(mean, valid)) if several else None
+    found["geometry"] = {
+        "rankme": _number(lambda: rankme(rows)),
+        "effective_rank": _number(lambda: effective_rank(rows)),
+        "alpha_req": _number(lambda: alpha_req(rows)),
+        "lidar": _number(lambda: lidar(mean, valid)) if several else None,
+        "variance_within": None if variance is None else variance.within,
+        "variance_between": None if variance is None else variance.between,
+    }
+    return found
+
+
+def _maybe(measure: Callable[[], Any]) -> Any:
+    """A figure, or None where a batch is too small, collapsed or of another kind for it."""
+    try:
+        return measure()
+    except (GensslError, torch.linalg.LinAlgError):
+        return None
+
+
+def _number(measure: Callable[[], Any]) -> float | None:
+    value = _maybe(measure)
+    return None if value is None else _finite(value)
+
+
+def _finite(value: Any) -> float | None:
+    """A float that JSON can hold."""
+    number = float(value)
+    return number if math.isfinite(number) else None
