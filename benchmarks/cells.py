@@ -180,7 +180,7 @@ class Benchmark:
 
 def measured(cell: Cell, run: Any, steps: int) -> dict[str, Any]:
     """What every benchmark keeps of a fitted cell: settings, probes of content, known style, terms, where it ran."""
-    figures, data = run.evaluate(), run.data
+    figures, data = run.evaluate(decoder=False), run.data
     last = run.metrics[-1] if run.metrics else {}
     return {
         **cell, "steps": steps, "epochs": round(steps * cell["batch"] / len(data.train), 2),
@@ -200,7 +200,8 @@ def percent(values: list[float]) -> str:
 def hardware(results: list[dict[str, Any]]) -> str:
     first, kinds = results[0], {"bf16": "bf16 networks", "32": "float32"}
     count = {kinds[p]: sum(cell["precision"] == p for cell in results) for p in kinds}
+    told = ", ".join(f"{kind}: {n}" for kind, n in count.items() if n)
     return (
-        f"Hardware: {first['machine']}, torch {first['versions']['torch']}; cells with {', '.join(f'{k}: {n}' for k, n in count.items() if n)}; "
+        f"Hardware: {first['machine']}, torch {first['versions']['torch']}; cells with {told}; "
         "fits on one thread, two side by side, for as many steps as the budget holds on two threads."
     )

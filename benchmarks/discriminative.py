@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from cells import Benchmark, Cell, hardware, measured, percent, precision
 
-from genssl.evaluation import knn, linear_probe, mlp_probe
+from genssl.evaluation import effective_rank, knn, linear_probe, mlp_probe
 
 THREE = (0, 1, 2)
 METHODS: dict[str, dict[str, Any]] = {
@@ -78,13 +78,6 @@ def measure(cell: Cell, run: Any, steps: int) -> dict[str, Any]:
     result["after_head"] = {name: {k: found[k] for k in ("validation", "test")} for name, found in probes.items()}
     result["effective_rank"]["after"] = effective_rank(after[2])
     return result
-
-
-def effective_rank(z: torch.Tensor) -> float:
-    """exp H(s / sum s) of the singular values s of centred z [N, D] (Roy and Vetterli 2007); 1 for a line, D for a ball."""
-    share = torch.linalg.svdvals((z - z.mean(0)).double())
-    share = share / share.sum().clamp(min=1e-300)
-    return float(torch.special.entr(share).sum().exp())
 
 
 def table(done: list[dict[str, Any]]) -> str:

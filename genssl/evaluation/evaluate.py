@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from genssl.errors import NonFiniteError
+from genssl.evaluation.adhoc_decoder import adhoc_decoder
 from genssl.evaluation.inputs import SPLITS
 from genssl.evaluation.items import batches, count, labels_of, several_modalities
 from genssl.evaluation.knn import knn
@@ -22,7 +23,7 @@ from genssl.evaluation.probes import linear_probe, mlp_probe
 from genssl.files import write_json
 
 
-def evaluate(run: Any, style: bool = True) -> dict[str, Any]:
+def evaluate(run: Any, style: bool = True, decoder: bool = True) -> dict[str, Any]:
     """Measure run on its clean items, leave it as it was, and write (whole or not at all) and return evaluation.json.
 
         content         {knn, linear, mlp}: {validation, test, test_best, ...}, fractions in [0, 1]: how well the labels
@@ -33,7 +34,9 @@ def evaluate(run: Any, style: bool = True) -> dict[str, Any]:
                         parameters of the views (natural groups: their style), from z of every view, from the content
                         of the group and from the residual z - zbar (`style_figures`). style=False leaves it out
         random_encoder  the same for the method with fresh weights: what the architecture gives before any learning
-        generation      mse: mean squared error per pixel of decode(mean of q(z|x)) on clean test images in [0, 1]
+        generation      mse: mean squared error per pixel of decode(mean of q(z|x)) on clean test images in [0, 1]; adhoc: for a method
+                        without a trained decoder, what one that is fitted to its frozen representations reaches
+                        (`adhoc_decoder`). decoder=False leaves that out
         protocol        sizes, seed and rules
         notes           why a part is null: no labels, no decoder, ...
 
@@ -49,6 +52,7 @@ def evaluate(run: Any, style: bool = True) -> dict[str, Any]:
         )
     notes: dict[str, str] = {}
     content = known = None
+    adhoc: dict[str, Any] = {}
     random: dict[str, Any] = {"content": None, "style": None}
     bar = tqdm(total=11 if style else 9, desc="evaluate", file=sys.stderr, leave=False, unit="stage", disable=None)
     with measuring(run.method), bar as progress:
@@ -73,11 +77,15 @@ def evaluate(run: Any, style: bool = True) -> dict[str, Any]:
         mse = reconstruction_mse(run.method, splits["test"])
         if mse is None:
             notes["generation.mse"] = "no trained decoder that maps z to one kind of item, or no test items"
+    if mse is None and decoder:
+        _, adhoc = adhoc_decoder(run)
+        if "reason" in adhoc:
+            notes["generation.adhoc"], adhoc = adhoc["reason"], {}
     figures: dict[str, Any] = {
         "content": content,
         "style": known,
         "random_encoder": random,
-        "generation": {"mse": mse},
+        "generation": {"mse": mse, "adhoc": adhoc or None},
         "protocol": {
             "sizes": {name: count(split) for name, split in splits.items()},
             "seed": seed,

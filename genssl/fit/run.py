@@ -106,9 +106,10 @@ class Run:
             seed_weights(method, self.config["seed"])
         return method.to(self.device).train(self.method.training)
 
-    def evaluate(self, style: bool = True) -> dict[str, Any]:
-        """Measure the representation; writes and returns evaluation.json (fractions in [0, 1]). style False leaves style out."""
-        return evaluate(self, style=style)
+    def evaluate(self, style: bool = True, decoder: bool = True) -> dict[str, Any]:
+        """Measure the representation; writes and returns evaluation.json (fractions in [0, 1]). False leaves style, or the ad-hoc decoder
+        of a method without one, out."""
+        return evaluate(self, style=style, decoder=decoder)
 
     def _example(self) -> Groups:
         """Groups like those that the method was built for. The gallery builds from shapes alone; a user's class may look further."""

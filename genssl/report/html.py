@@ -131,8 +131,18 @@ def _results(evaluation: dict[str, Any] | str) -> str:
     out += _style(evaluation)
     mse = (evaluation.get("generation") or {}).get("mse")
     if mse is None:
-        return out + f"<p>No reconstruction error: {_text(notes.get('generation.mse') or 'not measured')}.</p>"
+        return out + _adhoc((evaluation.get("generation") or {}).get("adhoc"), notes)
     return out + f"<p>Mean squared error of reconstructed clean test items, per pixel: <b>{mse:.5f}</b>.</p>"
+
+
+def _adhoc(found: Any, notes: dict[str, Any]) -> str:
+    """What a decoder reaches that was fitted to the frozen representation, where the method has none."""
+    if not found:
+        return f"<p>No reconstruction error: {_text(notes.get('generation.mse') or 'not measured')}.</p>"
+    return (
+        "<p>The method has no trained decoder. One that was fitted to its frozen representation reaches a mean squared error per pixel of "
+        f"<b>{found['mse']:.5f}</b> on clean test items; predicting the mean of all items gives {found['baseline_mse']:.5f}.</p>"
+    )
 
 
 def _style(evaluation: dict[str, Any]) -> str:
