@@ -18,7 +18,7 @@ from genssl.report import write
 NUM_VIEWS = 4
 BATCH_SIZE = 32  # groups: 128 views a step, as in the paper
 LR = 1e-3
-PRECISION = "bf16"
+PRECISION = "auto"  # bf16 around the networks where this machine is faster in it
 SETTINGS = {**SimVAE.paper().settings, "dim": 64, "network": "conv"}
 
 

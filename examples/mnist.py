@@ -19,7 +19,7 @@ NUM_VIEWS = 4
 BATCH_SIZE = 32  # groups: 128 views a step, as in the paper
 EPOCHS = 10
 LR = 1e-3
-PRECISION = "bf16"  # around the networks only
+PRECISION = "auto"  # bf16 around the networks where this machine is faster in it
 SETTINGS = {**SimVAE.paper().settings, "dim": 10}
 
 

@@ -36,7 +36,7 @@ def main() -> None:
 
     data = f"sprites:num={args.number},size={args.size},colour={args.colour},correlation={args.correlation}"
     run = genssl.fit(
-        SimVAE, data, settings=SETTINGS, num_views=NUM_VIEWS, batch_size=BATCH_SIZE, lr=LR, precision="bf16", epochs=500,
+        SimVAE, data, settings=SETTINGS, num_views=NUM_VIEWS, batch_size=BATCH_SIZE, lr=LR, precision="auto", epochs=500,
         max_seconds=args.max_seconds, seed=args.seed, out=args.out,
     )  # fmt: skip
     figures = run.evaluate()

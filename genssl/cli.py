@@ -1,4 +1,4 @@
-"""The command `genssl`: methods, data, fit, evaluate, report."""
+"""The command `genssl`: methods, data, fit, evaluate, report, compare."""
 
 from __future__ import annotations
 
@@ -113,7 +113,10 @@ def data(as_json: bool, data_root: str | None) -> None:
 @click.option("--batch-size", type=int, help="Groups a step.")
 @click.option("--lr", type=float, help="Learning rate.")
 @click.option("--seed", type=int, help="All randomness is a function of it; default 0.")
-@click.option("--precision", type=click.Choice(["32", "bf16"]), help="bf16: around the networks only; default 32.")
+@click.option(
+    "--precision", type=click.Choice(["32", "bf16", "auto"]),
+    help="bf16: around the networks only; auto: the faster one on this machine; default 32.",
+)  # fmt: skip
 @_device
 @click.option("--limit", type=int, help="Use at most so many items of each split.")
 @click.option(
@@ -250,6 +253,60 @@ def report(runs: tuple[str, ...], method: str | None, data: str | None, out: str
 
     page = write([one(folder) for folder in runs], None if out is None else Path(out))
     click.echo(f"report: {page}")
+
+
+@cli.command()
+@click.argument("runs", nargs=-1, type=click.Path())
+@click.option("--grid", type=click.Path(), metavar="FILE.toml", help="Run, or go on with, the grid of this file.")
+@click.option(
+    "--out",
+    type=_folder,
+    help="Write table.csv, table.json, table.md, index.html there; default with --grid: runs/grid-STEM.",
+)
+@_json
+def compare(runs: tuple[str, ...], grid: str | None, out: str | None, as_json: bool) -> None:
+    """Set RUNS (or the folder of a grid) side by side, or fit a grid of terms, seeds and settings and compare its cells.
+
+    The table has means over seeds with 95 % intervals; runs need be neither finished nor evaluated. A grid is a TOML file:
+
+    \b
+        [base]                                   # settings of a fit, as of genssl fit
+        method = "SimVAE"
+        data = "sprites"
+        epochs = 20
+        set.dim = 8                              # of the method, as with --set
+        [grid]                                   # lists; every combination is a cell
+        reconstruction = ["own", "ContrastiveNormaliser:temperature=0.5"]
+        entropy = ["own", "Constant"]
+        prior = ["own", "CosineAttraction"]
+        seed = [0, 1, 2]
+
+    Cells go to OUT/cells. All cells of a seed see the same batches and start from the same weights. After Ctrl-C the same command
+    goes on, and a cell whose method and terms do not go together is kept in the table with the reason.
+    """
+    from genssl.compare import compare as compare_runs
+
+    if bool(runs) == (grid is not None):
+        raise click.UsageError("Give runs, or --grid FILE.toml" + (", not both." if runs else "."))
+    if grid is not None and not grid.endswith(".toml"):
+        raise click.UsageError(f"--grid {grid}: expected a file that ends in .toml.")
+    try:
+        found = compare_runs(list(runs) if grid is None else grid, out)
+    except KeyboardInterrupt as stop:
+        if grid is None:
+            raise
+        rest = [] if out is None else ["--out", out]
+        again = shlex.join(["genssl", "compare", "--grid", grid, *rest, *["--json"] * as_json])
+        click.echo(f"\ngenssl: stopped and saved; go on with: {again}", err=True)
+        raise click.exceptions.Exit(130) from stop
+    if as_json:
+        from genssl.files import plain
+
+        click.echo(json.dumps(plain(found.as_dict()), indent=2))
+        return
+    click.echo(str(found))
+    if found.out is not None:
+        click.echo(f"page: {found.out / 'index.html'}")
 
 
 def main(arguments: list[str] | None = None) -> int:

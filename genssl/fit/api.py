@@ -18,12 +18,12 @@ from genssl.files import sweep, write_json
 from genssl.fit import checkpoint, folder, start
 from genssl.fit.batches import Batches
 from genssl.fit.build import find_class
-from genssl.fit.config import check, describe_callable
+from genssl.fit.config import check, describe_callable, resolve_device
 from genssl.fit.follow import Follow
 from genssl.fit.looks import Looks
 from genssl.fit.loop import restore, run_steps, state_of
 from genssl.fit.optimiser import make_optimiser
-from genssl.fit.precision import networks_in
+from genssl.fit.precision import fastest, networks_in
 from genssl.fit.randomness import generators_kept, threads_kept
 from genssl.fit.reading import data_key
 from genssl.fit.run import Run, represent
@@ -74,7 +74,8 @@ def fit(
     optimizer    adam (default) | adamw | callable (parameters, lr=)
     schedule     cosine (default, with warm-up) | constant | callable (step, steps) -> factor
     clip         largest norm of the gradient, none by default
-    precision    32 (default) | bf16 (around networks only);  device  auto (default) | cpu | cuda
+    precision    32 (default) | bf16 (around networks only) | auto (the faster of the two here)
+    device       auto (default) | cpu | cuda
     seed         0 by default; all randomness is a function of it
     out          run folder, default runs/METHOD-DATA-SEED;  resume: go on there, with the settings it was started with
     validation   a fraction of the data, or data; default: the data set's own
@@ -100,6 +101,8 @@ def fit(
     name = method.__name__ if inspect.isclass(method) else type(method).__name__
     data_name = data_key(data) if isinstance(data, (str, os.PathLike)) else getattr(data, "name", None) or "data"
     place = folder.to_resume(out, name, data_name, seed or 0) if resume else None
+    if asked["precision"] == "auto":  # a run goes on with what it found at its start
+        asked["precision"] = None if place is not None else fastest(resolve_device(device).type)
     if resume and place is None and progress:
         print(f"genssl: no run to go on with in {out or folder.RUNS}; starting one", file=sys.stderr)
 

@@ -23,7 +23,7 @@ from genssl.fit.precision import PRECISIONS
 
 LIBRARY_DEFAULTS: dict[str, Any] = {"num_views": 2, "batch_size": 128, "lr": 1e-3, "epochs": 50}
 LEAST = {"num_views": 1, "batch_size": 1, "epochs": 0, "seed": 0, "limit": 1, "num_workers": 0, "max_steps": 0}
-KNOWN: dict[str, Collection[str]] = {"precision": PRECISIONS, "optimizer": OPTIMISERS, "schedule": SCHEDULES}
+KNOWN: dict[str, Collection[str]] = {"precision": (*PRECISIONS, "auto"), "optimizer": OPTIMISERS, "schedule": SCHEDULES}
 
 
 def defaults(method: Any, data_name: str) -> dict[str, Any]:

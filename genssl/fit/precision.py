@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import functools
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +16,24 @@ from genssl.errors import SettingsError
 from genssl.objective import Objective
 
 PRECISIONS = ("32", "bf16")
+
+
+@functools.cache
+def fastest(device_type: str) -> str:
+    """What precision="auto" means here: "bf16" where this device multiplies in it faster than in float32, else "32".
+
+    A processor without bfloat16 instructions emulates them, hundreds of times slower than float32.
+    """
+    if device_type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "32"
+    seconds = {}
+    for name, dtype in {"32": torch.float32, "bf16": torch.bfloat16}.items():
+        x = torch.ones(512, 512, dtype=dtype)
+        x[:64] @ x  # kernels are chosen at the first call
+        began = time.perf_counter()
+        x @ x
+        seconds[name] = time.perf_counter() - began
+    return min(seconds, key=seconds.__getitem__)
 
 
 @contextmanager

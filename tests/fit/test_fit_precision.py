@@ -129,3 +129,16 @@ def test_other_precisions_are_refused():
         networks_in("fp16", nn.Linear(2, 2), CPU),
     ):
         pass
+
+
+def test_auto_is_what_is_faster_here_and_a_run_keeps_it(tmp_path, monkeypatch):
+    from genssl.fit import api
+    from genssl.fit.precision import fastest
+
+    assert fastest("cpu") in ("32", "bf16")
+    monkeypatch.setattr(api, "fastest", lambda device: "bf16")
+    run = fit(tmp_path / "run", precision="auto", max_steps=2)
+    assert run.config["precision"] == "bf16"
+    monkeypatch.setattr(api, "fastest", lambda device: "32")  # another machine goes on with what the first one found
+    assert fit(tmp_path / "run", precision="auto", max_steps=3, resume=True).config["precision"] == "bf16"
+    assert fit(tmp_path / "other", precision="auto", max_steps=2).config["precision"] == "32"
