@@ -37,7 +37,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "MixtureSimVAE, 100 labels": {
         "method": "MixtureSimVAE",
         "views": 4,
-        "settings": {"labels": LABELS, "label_weight": 100.0},
+        "settings": {"labels": LABELS},
     },
 }
 COMMON = {"likelihood_scale": 0.02**0.5}  # the paper's variance, for every method

@@ -17,7 +17,15 @@ from genssl.objective import Objective
 
 
 class Components(nn.Module):
-    """The learned p(y) = sum_k pi_k N(m_k, diag c_k^2): logits [K], loc [K, D], log_scale [K, D]; means start as draws of N(0, I)."""
+    """The learned p(y) = sum_k pi_k N(m_k, diag c_k^2): logits [K], loc [K, D], log_scale [K, D]; means start as draws of N(0, I).
+
+    The parameters are these divided by UNIT, so that one step of Adam moves a mean by about UNIT times the learning rate.
+    (Of plain SGD it is UNIT^2: give these parameters a rate of their own there.)
+    """
+
+    # Means lie a few units apart, weights of networks are hundredths: at a rate of 1e-3 that suits the networks, Adam carries a mean
+    # at most about 2 units in 4000 steps of a falling rate, and the components stay where they happened to start.
+    UNIT = 50.0
 
     def __init__(self, num_components: int, dim: int, content_scale: float) -> None:
         super().__init__()
@@ -28,16 +36,28 @@ class Components(nn.Module):
                 f"MixtureSimVAE: content_scale = {content_scale}, expected a positive standard deviation"
             )
         self.content_scale = content_scale
-        self.logits = nn.Parameter(torch.empty(num_components))
-        self.loc = nn.Parameter(torch.empty(num_components, dim))
-        self.log_scale = nn.Parameter(torch.empty(num_components, dim))
+        self.stored_logits = nn.Parameter(torch.empty(num_components))
+        self.stored_loc = nn.Parameter(torch.empty(num_components, dim))
+        self.stored_log_scale = nn.Parameter(torch.empty(num_components, dim))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         with torch.no_grad():
-            self.logits.zero_()
-            self.loc.normal_()
-            self.log_scale.fill_(math.log(self.content_scale))
+            self.stored_logits.zero_()
+            self.stored_loc.normal_().div_(self.UNIT)
+            self.stored_log_scale.fill_(math.log(self.content_scale) / self.UNIT)
+
+    @property
+    def logits(self) -> Tensor:
+        return self.UNIT * self.stored_logits
+
+    @property
+    def loc(self) -> Tensor:
+        return self.UNIT * self.stored_loc
+
+    @property
+    def log_scale(self) -> Tensor:
+        return self.UNIT * self.stored_log_scale
 
 
 class MixtureSimVAE(GenerativeMethod):
@@ -47,15 +67,17 @@ class MixtureSimVAE(GenerativeMethod):
         ELBO = sum_j E_q log p(x_j | z_j) + sum_j H[q(z_j | x_j)] + E_q log p(z_1..z_J)  [ + E_q log p(k = label | z_1..z_J) ]
 
     For a labelled group log p(z) + log p(k | z) = log pi_k + log p(z | k): the same model with k observed, written so that the label is
-    a site of its own, whose weight can be raised. At label_weight 1 the sum is a lower bound on log p(x, label); above it, it is
-    not, as in the semi-supervised VAE.
+    a site of its own, which has a weight. At weight 1 the sum is a lower bound on log p(x, the labels shown). At (groups / labels
+    shown), the scale of a subsampled plate, it estimates the bound on log p(x, all labels) without bias, since the groups that show
+    their label are a uniformly random choice.
 
     Sources: the mixture prior over content that Bizeul et al. 2024 (arXiv:2402.01399, section 4) names and does not fit; labels as in
-    Kingma, Rezende, Mohamed, Welling 2014 (NeurIPS, arXiv:1406.5298), whose alpha is label_weight. The guide is SimVAE's.
+    Kingma, Rezende, Mohamed, Welling 2014 (NeurIPS, arXiv:1406.5298), whose alpha also weighs them up. The guide is SimVAE's.
 
     Loose as SimVAE is. Without labels a component is a cluster of groups, not a class; components can stay empty or share a cluster
     (start them wide, content_scale about 1). It collapses where SimVAE does, and with few components of small scale all content is
-    pulled onto K points.
+    pulled onto K points. Labels are read off the views that training shows, one Gaussian a class: where views are far from the clean
+    items, or classes are no clusters of z, p(k | x) of a clean item falls behind a probe that was shown clean items.
 
     Args:
         view_scale: standard deviation of z_j around y.
@@ -65,8 +87,9 @@ class MixtureSimVAE(GenerativeMethod):
             same for every seed. None: every group whose label is not negative; 0: none. No other label is looked at. Which place a
             group has is its `rows` in batches of `fit`, its `index` in a loop of your own; groups that are not of the training set
             (another total, outside training mode) show none.
-        label_weight: weight of log p(k = label | z), at least 0; 1 is the model. A few labels among many groups come too late: components
-            have settled without them. About (groups / labelled groups) makes them heard.  The rest: GenerativeMethod.
+        label_weight: weight of log p(k = label | z), at least 0. None: num_groups / labels where `labels` is a number above 0, else
+            1 (with labels=None and few labels among many groups, give their ratio). Far below that, components settle on the density
+            of all groups and the labels are hardly heard.  The rest: GenerativeMethod.
     """
 
     source = "Bizeul et al. 2024, arXiv:2402.01399, section 4; Kingma et al. 2014, arXiv:1406.5298"
@@ -88,7 +111,7 @@ class MixtureSimVAE(GenerativeMethod):
         num_components: int = 10,
         content_scale: float = 1.0,
         labels: int | None = 0,
-        label_weight: float = 1.0,
+        label_weight: float | None = None,
         num_groups: int | None = None,
         likelihood: nn.Module | None = None,
         dim: int | None = None,
@@ -99,10 +122,12 @@ class MixtureSimVAE(GenerativeMethod):
             raise SettingsError(
                 f"MixtureSimVAE: labels = {labels}, expected a number of groups, or None for all that have one"
             )
-        if not label_weight >= 0:
-            raise SettingsError(f"MixtureSimVAE: label_weight = {label_weight}, expected a number of at least 0")
+        if label_weight is not None and not 0 <= label_weight < math.inf:
+            raise SettingsError(
+                f"MixtureSimVAE: label_weight = {label_weight}, expected a finite number of at least 0, or None"
+            )
         self.components = Components(num_components, self.dim, content_scale)
-        self.view_scale, self.labels, self.label_weight = view_scale, labels, float(label_weight)
+        self.view_scale, self.labels = view_scale, labels
         if labels and num_groups is None:
             raise SettingsError(
                 f"MixtureSimVAE: labels = {labels} of how many? expected num_groups, the size of the training set"
@@ -111,6 +136,9 @@ class MixtureSimVAE(GenerativeMethod):
             raise SettingsError(
                 f"MixtureSimVAE: labels = {labels} of {num_groups} training groups, expected at most that many"
             )
+        if label_weight is None:
+            label_weight = num_groups / labels if labels and num_groups else 1.0
+        self.label_weight = float(label_weight)
         shown = torch.zeros(num_groups or 0, dtype=torch.bool)
         shown[torch.randperm(len(shown), generator=torch.Generator().manual_seed(0))[: labels or 0]] = True
         self.register_buffer("shown", shown, persistent=False)
@@ -159,9 +187,8 @@ class MixtureSimVAE(GenerativeMethod):
     def _means(self, groups: Groups) -> tuple[Tensor, Tensor]:
         """Posterior means [G, J, D], and the variance of their mean over views [G, D]."""
         posterior = self.posterior(groups)
-        normal = posterior if groups.mask is None else posterior.base_dist
-        variance = normal.variance if groups.mask is None else normal.variance * groups.mask.unsqueeze(-1)
-        return normal.loc, variance.sum(-2) / groups.count.unsqueeze(-1).to(variance.dtype) ** 2
+        variance = posterior.variance if groups.mask is None else posterior.variance * groups.mask.unsqueeze(-1)
+        return posterior.mean, variance.sum(-2) / groups.count.unsqueeze(-1).to(variance.dtype) ** 2
 
     @classmethod
     def build(cls, example: Groups, *, view_scale: float = 0.15**0.5, **settings: Any) -> MixtureSimVAE:

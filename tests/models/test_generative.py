@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -171,7 +173,7 @@ def test_one_component_at_zero_is_simvae(float64):
     groups = some_groups(mask=MASK)
     method = MixtureSimVAE.build(groups, dim=2, hidden=(8,), num_components=1, content_scale=1.7)
     with torch.no_grad():
-        method.components.loc.zero_()
+        method.components.stored_loc.zero_()
     simvae = same_weights(SimVAE, method, content_scale=1.7)
     ours, theirs = measure(method, groups), measure(simvae, groups)
     for slot in ("reconstruction", "entropy", "prior"):
@@ -244,24 +246,82 @@ def test_labels_that_are_hidden_change_nothing():
     assert torch.equal(measure(method, groups).objective, before)
 
 
-def test_mixture_finds_clusters_and_few_labels_name_them():
-    """Three well separated classes of features: 12 labels among 300 groups name the components."""
-    generator = torch.Generator().manual_seed(1)
-    label = torch.arange(300) % 3
-    centre = 4 * torch.randn(3, 6, generator=generator)
-    x = centre[label][:, None] + 0.3 * torch.randn(300, 2, 6, generator=generator)
-    groups = Groups(x, label=label)
+def test_a_few_labels_estimate_all_of_them_without_bias(float64):
+    """The mean objective over every choice of the groups that show their label is the objective with all labels."""
+    groups = some_groups()
+    method = MixtureSimVAE.build(groups, dim=2, hidden=(8,), num_components=3, labels=2)
+    everything = same_weights(MixtureSimVAE, method, num_components=3, labels=None)
+    choices = []
+    for pair in itertools.combinations(range(4), 2):
+        method.shown = torch.tensor([g in pair for g in range(4)])
+        choices.append(measure(method, groups).objective.detach())
+    assert (choices[0] - choices[-1]).abs().min() > 1e-3
+    torch.testing.assert_close(torch.stack(choices).mean(0), measure(everything, groups).objective)
+
+
+@pytest.mark.parametrize(
+    ("settings", "weight"),
+    [({"labels": 8}, 5.0), ({"labels": 8, "label_weight": 1.0}, 1.0), ({"labels": None}, 1.0), ({"labels": 0}, 1.0)],
+)
+def test_weight_of_the_labels(settings, weight):
+    groups = Groups(torch.rand(40, 2, 5), label=torch.arange(40) % 3)
+    method = MixtureSimVAE.build(groups, dim=2, hidden=(8,), num_components=3, **settings)
+    assert method.label_weight == weight
     torch.manual_seed(0)
-    method = MixtureSimVAE.build(
-        groups, dim=2, hidden=(32,), num_components=3, labels=12, label_weight=200.0, likelihood_scale=0.3
-    )
+    with pyro.poutine.trace() as guide:
+        method.guide(groups)
+    z = guide.trace.nodes["z"]["value"]
+    sites = measure_at(method, groups, z)
+    known = method.known(groups)
+    if known is None:
+        assert "label" not in sites
+    else:
+        score = method.prior(groups).component(z).probs.log().gather(1, groups.label[:, None])[:, 0]
+        torch.testing.assert_close(sites["label"], torch.where(known, weight * score, 0.0), rtol=1e-4, atol=1e-5)
+
+
+def measure_at(method, groups, z):
+    """The log-probabilities of the model's observed sites at this z, [G] each."""
+    trace = pyro.poutine.trace(pyro.condition(method.model, data={"z": z})).get_trace(groups)
+    trace.compute_log_prob()
+    return {name: site["log_prob"] for name, site in trace.nodes.items() if name in ("x", "label")}
+
+
+def clusters(classes, size=300):
+    """Well separated classes of features."""
+    generator = torch.Generator().manual_seed(1)
+    label = torch.arange(size) % classes
+    centre = 4 * torch.randn(classes, 6, generator=generator)
+    return Groups(centre[label][:, None] + 0.3 * torch.randn(size, 2, 6, generator=generator), label=label)
+
+
+def fitted_accuracy(groups, *, lr, steps, **settings):
+    """The part of the groups whose likeliest component is their label, after a fit on all of them."""
+    torch.manual_seed(0)
+    method = MixtureSimVAE.build(groups, dim=2, hidden=(32,), likelihood_scale=0.3, **settings)
     loss = method.objective(method.model, method.guide)
-    optimiser = torch.optim.Adam(loss.parameters(), lr=1e-2)
-    for _ in range(300):
-        optimiser.zero_grad()
-        loss(groups).backward()
-        optimiser.step()
-    assert (method.classify(groups).probs.argmax(-1) == label).double().mean() > 0.95
+    optimiser = torch.optim.Adam(loss.parameters(), lr=lr)
+    with pyro.validation_enabled(False):
+        for _ in range(steps):
+            optimiser.zero_grad()
+            loss(groups).backward()
+            optimiser.step()
+    return float((method.classify(groups).probs.argmax(-1) == groups.label).double().mean())
+
+
+def test_mixture_finds_clusters_and_few_labels_name_them():
+    """12 labels among 300 groups name the three components."""
+    settings = {"num_components": 3, "lr": 1e-2, "steps": 300}
+    assert fitted_accuracy(clusters(3), labels=12, label_weight=200.0, **settings) > 0.95
+
+
+def test_few_labels_are_heard_at_the_default_rate_and_weight():
+    """At 1e-3 the means must come to their classes from wherever they started."""
+    settings = {"num_components": 5, "lr": 1e-3, "steps": 300}
+    named = fitted_accuracy(clusters(5), labels=20, **settings)
+    blind = fitted_accuracy(clusters(5), labels=0, **settings)
+    assert named > 0.9
+    assert named > blind + 0.3
 
 
 def test_mixture_errors():
@@ -271,6 +331,9 @@ def test_mixture_errors():
         MixtureSimVAE(torch.nn.Linear(5, 4), torch.nn.Linear(2, 5), 0.4, 0.1, labels=3)
     with pytest.raises(SettingsError, match="labels = -2"):
         MixtureSimVAE.build(some_groups(), labels=-2)
+    for weight in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(SettingsError, match="label_weight = "):
+            MixtureSimVAE.build(some_groups(), labels=2, label_weight=weight)
     method = MixtureSimVAE.build(some_groups(), dim=2, hidden=(8,), labels=2)
     with pytest.raises(DataError, match="have no label"):
         measure(method, Groups(torch.rand(4, 2, 5)))

@@ -385,3 +385,11 @@ def test_swap_without_build_takes_its_likelihood():
     assert isinstance(method, SimCLR)
     assert not isinstance(method, GenerativeMethod)
     assert float(method.likelihood(torch.zeros(1, 1, 8, 8), event_dim=3).stddev.mean()) == pytest.approx(0.5)
+
+
+def test_content_of_a_mixture_under_a_point_mass():
+    batch = groups(ragged=True)
+    method = genssl.models.MixtureSimVAE.build(batch, **SMALL)
+    wide = method.content(batch).variance
+    narrow = method.swap(entropy=terms.Constant()).content(batch).variance
+    assert bool((narrow < wide).all())
