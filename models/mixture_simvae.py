@@ -19,8 +19,8 @@ from genssl.objective import Objective
 class Components(nn.Module):
     """The learned p(y) = sum_k pi_k N(m_k, diag c_k^2): logits [K], loc [K, D], log_scale [K, D]; means start as draws of N(0, I).
 
-    The parameters are these divided by UNIT, so that one step of Adam moves a mean by about UNIT times the learning rate.
-    (Of plain SGD it is UNIT^2: give these parameters a rate of their own there.)
+    The parameters behind loc and log_scale are these divided by UNIT, so that one step of Adam moves a mean by about UNIT times the
+    learning rate; not those of the logits, since a component that loses its weight before it has moved stays empty. (Of plain SGD it is UNIT^2: give these parameters a rate of their own there.)
     """
 
     # Means lie a few units apart, weights of networks are hundredths: at a rate of 1e-3 that suits the networks, Adam carries a mean
@@ -36,20 +36,16 @@ class Components(nn.Module):
                 f"MixtureSimVAE: content_scale = {content_scale}, expected a positive standard deviation"
             )
         self.content_scale = content_scale
-        self.stored_logits = nn.Parameter(torch.empty(num_components))
+        self.logits = nn.Parameter(torch.empty(num_components))
         self.stored_loc = nn.Parameter(torch.empty(num_components, dim))
         self.stored_log_scale = nn.Parameter(torch.empty(num_components, dim))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         with torch.no_grad():
-            self.stored_logits.zero_()
+            self.logits.zero_()
             self.stored_loc.normal_().div_(self.UNIT)
             self.stored_log_scale.fill_(math.log(self.content_scale) / self.UNIT)
-
-    @property
-    def logits(self) -> Tensor:
-        return self.UNIT * self.stored_logits
 
     @property
     def loc(self) -> Tensor:

@@ -35,6 +35,14 @@ def test_example_on_embedded_data(name, tmp_path):
     assert (tmp_path / "run" / "config.json").exists()
 
 
+def test_from_simvae_to_simclr(tmp_path):
+    options = ["--data", "digits", "--limit", 300, "--max-seconds", 1, "--out", tmp_path / "swap"]
+    out = run([EXAMPLES / "swap_terms.py", *options], tmp_path)
+    assert "ContrastiveNormaliser" in out
+    assert (tmp_path / "swap" / "index.html").exists()
+    assert (tmp_path / "swap" / "SimCLR" / "measures.jsonl").exists()
+
+
 def test_sprites_example(tmp_path):
     out = run([EXAMPLES / "sprites.py", "--number", 300, "--max-seconds", 2, "--out", tmp_path / "run"], tmp_path)
     assert "random encoder" in out
@@ -109,15 +117,17 @@ def test_examples_are_short():
     assert max(len(path.read_text().splitlines()) for path in EXAMPLES.glob("*.py")) < 200
 
 
-@pytest.mark.parametrize("number", range(2))
+@pytest.mark.parametrize("number", range(3))
 def test_readme_python_block(number, tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     setup = (
         "import torch\nimages, labels = torch.rand(200, 1, 8, 8), torch.randint(0, 3, (200,))\n"
         "import functools, genssl\ngenssl.fit = functools.partial(genssl.fit, settings={'hidden': (8,)})\n"
-        if number == 0
+        if number < 2
         else ""
     )
+    if number == 1:  # it goes on with the run of the first block
+        setup += blocks[0].replace("epochs=20", "epochs=1")
     code = blocks[number].replace("epochs=20", "epochs=1").replace("range(100)", "range(3)")
     run(["-c", setup + code], tmp_path)

@@ -1,0 +1,163 @@
+"""From a run folder to a row: one flat dict of what was set, how it went and what it is worth; what is missing is blank."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from genssl.compare.checks import words_of
+from genssl.errors import GensslError
+from genssl.files import read_json
+from genssl.fit import checkpoint, metrics
+from genssl.fit.folder import read_config
+from genssl.fit.randomness import generators_kept
+from genssl.fit.slots import parse_term
+from genssl.terms import SLOTS
+
+Row = dict[str, Any]
+
+LAST_LINES = 10
+"""Lines of metrics.jsonl that the terms at the end are a mean of."""
+TERMS = (*SLOTS, "elbo", "objective")
+RENAMED = {"num_views": "views", "batch_size": "batch"}
+SET_BY_NAME = (
+    "num_views", "batch_size", "epochs", "max_seconds", "lr", "optimizer", "schedule", "clip", "precision", "limit", "validation",
+)  # fmt: skip
+
+
+def row_of(folder: Path, name: str | None = None) -> Row:
+    """What the folder of a run tells, finished or not:
+
+        run, method, data, seed, reconstruction, entropy, prior, views, batch, epochs, ..., set.NAME     what was set
+        steps, step, finished        steps of the run, steps taken, whether they are all
+        seconds                      of its steps alone, without measuring and saving
+        terms.NAME                   slots, elbo and objective in nats a group, the mean over the last lines of metrics.jsonl
+        measures.NAME                the last line of measures.jsonl, nested names joined by dots
+        content.PROBE, random.PROBE  accuracy on test, and that of the encoder before learning
+        style.items.z.HOW[.FACTOR]   R2 on test of the style of items, HOW linear or kernel: the mean over factors, and each (accuracy
+                                     for a categorical one, which is not in the mean); style.views.SOURCE... that of views, SOURCE z,
+                                     content or residual
+        mse                          of reconstructed test items, a pixel
+        adhoc.NAME                   mse and the like of a decoder that was fitted to frozen z, for methods that have none
+        foretold, note               what theory said before the fit; what else to know, such as a damaged file
+
+    Raises CheckpointError where it is not the folder of a run.
+    """
+    config = read_config(folder)
+    saved = checkpoint.steps(folder / "checkpoint")
+    step = checkpoint.step_of(saved[-1]) if saved else 0
+    lines = metrics.read(folder / "metrics.jsonl")
+    row: Row = {
+        "run": name or folder.name,
+        **settings_of(config),
+        "steps": config["steps"],
+        "step": step,
+        "finished": bool(saved) and step >= config["steps"],
+        "seconds": _seconds(lines, config),
+    }
+    tail = lines[-LAST_LINES:]
+    row |= {f"terms.{key}": _mean(line.get(key) for line in tail) for key in TERMS}
+    measured = metrics.read(folder / "measures.jsonl")
+    if measured:
+        row |= {f"measures.{key}": value for key, value in flat(measured[-1]) if key != "step"}
+    evaluation, problem = evaluation_of(folder)
+    row |= _worth(evaluation)
+    return row | {"foretold": list(config.get("foretold") or ()), "note": problem}
+
+
+def settings_of(config: Mapping[str, Any]) -> Row:
+    """What was set, under the names of a row."""
+    data = config["data"] or (config["data_description"] or {}).get("name") or "data"
+    replaced, slots = config["replaced"] or {}, config.get("slots") or {}
+    row: Row = {
+        "method": config["method"],
+        "data": Path(data).name if "/" in data else data,  # no folder of the machine
+        "seed": config["seed"],
+    }
+    for slot in SLOTS:
+        row[slot] = _words(str(slots.get(slot) or "?"), replaced.get(slot))
+    row |= {RENAMED.get(key, key): config.get(key) for key in SET_BY_NAME}
+    return row | {f"set.{key}": value for key, value in (config["settings"] or {}).items()}
+
+
+def left_out_row(name: str, arguments: Mapping[str, Any], own: Mapping[str, str], reason: str) -> Row:
+    """The row of a cell that could not be fitted: what was asked for (own: the words of a slot's own term), and why not."""
+    row = settings_of({"seed": 0, "data_description": {}, "replaced": {}, **arguments, "slots": {}})
+    row["method"] = row["method"].rpartition(":")[2]
+    with generators_kept():
+        for slot in SLOTS:
+            text = arguments["replace"].get(slot)
+            row[slot] = own[slot] if text is None else _words(str(parse_term(text)), text)
+    return {"run": name, **row, "steps": None, "step": 0, "finished": False, "foretold": [], "note": reason}
+
+
+def _words(told: str, text: str | None) -> str:
+    """A term in words, with what these do not tell (a site) in brackets."""
+    first, *rest = words_of(told, text)
+    return f"{first} [{', '.join(rest)}]" if rest else first
+
+
+def flat(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """(name, value) of nested dicts, names joined by dots."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{before}{key}.")
+        else:
+            yield f"{before}{key}", value
+
+
+def evaluation_of(folder: Path) -> tuple[dict[str, Any], str]:
+    """evaluation.json ({} where there is none), and what is wrong with it."""
+    path = folder / "evaluation.json"
+    if not path.exists():
+        return {}, ""
+    try:
+        found = read_json(path)
+    except GensslError as error:
+        return {}, str(error)
+    return (
+        (found, "") if isinstance(found, dict) else ({}, f"{path}: is no evaluation; genssl evaluate writes it again")
+    )
+
+
+def _seconds(lines: list[dict[str, Any]], config: Mapping[str, Any]) -> float | None:
+    """From the speed that each line tells of the steps since the line before."""
+    seconds, before = 0.0, 0
+    for line in lines:
+        speed = line.get("views_per_second")
+        if not isinstance(speed, (int, float)) or speed <= 0:
+            return None
+        seconds += (line["step"] - before) * config["batch_size"] * config["num_views"] / speed
+        before = line["step"]
+    return seconds if lines else None
+
+
+def _worth(evaluation: Mapping[str, Any]) -> Row:
+    """Content, style and reconstruction of an evaluation."""
+    row: Row = {}
+    for name, part in (("content", evaluation), ("random", evaluation.get("random_encoder") or {})):
+        for probe, values in (part.get("content") or {}).items():
+            row[f"{name}.{probe}"] = values.get("test")
+    for whose, found in (evaluation.get("style") or {}).items():
+        for source in ("z", "content", "residual"):
+            factors = (found or {}).get(source)
+            if factors:
+                row |= {f"style.{whose}.{source}.{key}": value for key, value in _style(factors)}
+    generation = evaluation.get("generation") or {}
+    row["mse"] = generation.get("mse")
+    adhoc = generation.get("adhoc") or {}
+    return row | {f"adhoc.{key}": value for key, value in adhoc.items() if isinstance(value, (int, float))}
+
+
+def _style(factors: Mapping[str, Any]) -> Iterator[tuple[str, float | None]]:
+    for how in ("linear", "kernel"):
+        known = {factor: values[how]["test"] for factor, values in factors.items() if how in values}
+        yield how, _mean(value for factor, value in known.items() if factors[factor].get("kind") != "categorical")
+        yield from ((f"{how}.{factor}", value) for factor, value in known.items())
+
+
+def _mean(values: Iterable[Any]) -> float | None:
+    known = [value for value in values if isinstance(value, (int, float))]
+    return fmean(known) if known else None
