@@ -15,15 +15,23 @@ from genssl.objective_module import buffers_kept, owners_of
 from genssl.terms import (
     SLOTS,
     AggregateEntropy,
+    AssignmentAttraction,
     Constant,
     LogLikelihood,
     LogPrior,
     PosteriorEntropy,
+    PredictorAttraction,
+    Site,
+    SphericalAttraction,
     SquaredAttraction,
     Term,
     Traces,
+    WhitenedAttraction,
 )
-from genssl.terms.closed_forms import diagonal_normal
+from genssl.terms.closed_forms import diagonal_normal, is_delta
+
+GUARDING = (AssignmentAttraction, PredictorAttraction, SphericalAttraction, WhitenedAttraction)
+"""Terms of the prior slot that stand against collapse by themselves: target transforms, stopped gradients, whitening."""
 
 
 def foretell(method: Any, groups: Groups) -> list[str]:
@@ -35,7 +43,7 @@ def foretell(method: Any, groups: Groups) -> list[str]:
     divergence  The scale of z is free and something grows with it: an aggregate entropy on the plane without a proper p(y)
                 (latent distribution matching, arXiv:2605.03517); the entropy of Normal posteriors with a prior that does not hold it (a
                 flat p(y) at J = 1, a score that normalises z), since a -> a z adds D log a nats a view and a decoder can divide by a.
-                A likelihood with a learned scale and a point-mass guide: the density of what is reconstructed exactly has no bound.
+                A likelihood, or a p(z | y), with a learned scale and a point-mass guide: the density of what is met exactly has no bound.
     """
     with torch.enable_grad(), buffers_kept(owners_of(getattr(method, "model", None), method.guide)):
         _, traces = method.objective.run(getattr(method, "model", None), method.guide, groups)
@@ -45,7 +53,9 @@ def foretell(method: Any, groups: Groups) -> list[str]:
 def foretell_of(method: Any, traces: Traces) -> list[str]:
     """`foretell` from the traces of a forward that was made with gradients."""
     active = _active(method.objective)
-    guarded = any(type(term) is not Constant for term in active["reconstruction"])
+    guarded = any(not isinstance(term, Constant) for term in active["reconstruction"])
+    guarded = guarded or any(isinstance(term, GUARDING) for term in active["prior"])
+    point = is_delta(site.fn) if (site := _site(traces)) is not None else False
     generates = any(isinstance(term, LogLikelihood) for term in active["reconstruction"])
     normal = _normal(traces)
     free = normal is not None and normal.scale.requires_grad  # not the fixed scale that a swapped guide may have
@@ -67,10 +77,12 @@ def foretell_of(method: Any, traces: Traces) -> list[str]:
         )
     likelihood = getattr(method, "likelihood", None)
     learned = isinstance(likelihood, nn.Module) and any(p.requires_grad for p in likelihood.parameters())
-    if generates and learned and normal is None:
+    if generates and learned and point and not getattr(likelihood, "floor", 0.0):
         found.append(
             "divergence: a likelihood with a learned scale has no bound where a point-mass guide reconstructs exactly"
         )
+    if point and any(isinstance(term, LogPrior) for term in active["prior"]) and _learned_prior(traces):
+        found.append("divergence: p(z | y) with a learned scale has no bound where a point-mass guide meets its mean")
     return found
 
 
@@ -79,9 +91,19 @@ def _active(objective: Objective) -> dict[str, list[Term]]:
     return {slot: [term for weight, term in getattr(objective, slot).parts if float(weight) != 0] for slot in SLOTS}
 
 
+def _learned_prior(traces: Traces) -> bool:
+    """Whether a latent site of the model is a Normal whose scale is learned."""
+    normals = (diagonal_normal(site.fn) for site in traces.latent)
+    return any(normal is not None and normal.scale.requires_grad for normal in normals)
+
+
+def _site(traces: Traces) -> Site | None:
+    return traces.guide.get("z") or next(traces.posterior, None)
+
+
 def _normal(traces: Traces) -> torch.distributions.Normal | None:
     """The Normal that z is drawn from, or None: a point mass, a law on the sphere."""
-    site = traces.guide.get("z") or next(traces.posterior, None)
+    site = _site(traces)
     return None if site is None else diagonal_normal(site.fn)
 
 

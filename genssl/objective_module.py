@@ -30,6 +30,8 @@ class ObjectiveModule(nn.Module):
 
     def __init__(self, objective: Any, model: Callable[..., Any] | None, guide: Callable[..., Any]) -> None:
         super().__init__()
+        for function in (model, guide):
+            _check_current(function)
         self.objective = objective
         self.whole_owners = tuple(owners_of(model, guide))
         self.owners = nn.ModuleList([_Owner(owner, objective.needs) for owner in self.whole_owners])
@@ -116,6 +118,17 @@ class ObjectiveModule(nn.Module):
             pyro.param(name)
             count += 1
         return count
+
+
+def _check_current(function: Any) -> None:
+    """Refuse a method's model or guide as it was before a swap put another in its place."""
+    owner = getattr(function, "__self__", None)
+    name = getattr(function, "__name__", "")
+    current = vars(owner).get(name) if isinstance(owner, nn.Module) else None
+    if current is not None and current != function:
+        raise SettingsError(
+            f"this is the {name} of {type(owner).__name__} before a swap; pass method.{name} again (a new SVI, objective(...))"
+        )
 
 
 def _leaves(loss: Tensor) -> Iterator[Tensor]:

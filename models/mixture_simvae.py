@@ -20,7 +20,8 @@ class Components(nn.Module):
     """The learned p(y) = sum_k pi_k N(m_k, diag c_k^2): logits [K], loc [K, D], log_scale [K, D]; means start as draws of N(0, I).
 
     The parameters behind loc and log_scale are these divided by UNIT, so that one step of Adam moves a mean by about UNIT times the
-    learning rate; not those of the logits, since a component that loses its weight before it has moved stays empty. (Of plain SGD it is UNIT^2: give these parameters a rate of their own there.)
+    learning rate; not those of the logits, since a component that loses its weight before it has moved stays empty.
+    (Of plain SGD it is UNIT^2: give these parameters a rate of their own there.)
     """
 
     # Means lie a few units apart, weights of networks are hundredths: at a rate of 1e-3 that suits the networks, Adam carries a mean

@@ -44,7 +44,8 @@ def swap(
 
     A term says what it needs (Term.needs). What the method lacks is an argument:
 
-        model       made here of a GroupNormal over z (view_scale, content_scale) and, with a decoder, p(x_j | z_j)
+        model       made here of a GroupNormal over z (view_scale, content_scale) and, with a decoder, p(x_j | z_j); scales that are given
+                    also go to a method that has them (SimVAE, LDM); None leaves them
         decoder     [N, D] -> [N, *event], from z (after the head); likelihood: from its output to a distribution, default Gaussian of
                     variance 0.02
         predictor   [N, D] -> [N, D]: the guide site z_predicted
@@ -71,6 +72,8 @@ def swap(
         law = _law_for(method, name, entropy, own_family, scale, law)
     elif scale is not None:
         raise SettingsError(f"{name}.swap: scale = {scale!r} without entropy; say which entropy goes with it")
+    if head is None and "head" in vars(method).get("_added", ()) and law.kind != "point":
+        raise SettingsError(f"{name}.swap: the head that was added needs a point-mass guide; give entropy=Constant()")
     if head is not None:
         if getattr(method, "head", None) is not None:
             raise SettingsError(f"{name}.swap: {name} has a head already; construct it with another")
@@ -78,6 +81,19 @@ def swap(
             raise SettingsError(f"{name}.swap: a head needs a point-mass guide; give entropy=Constant() with it")
 
     added = {key: part for key, part in parts.items() if part is not None}
+    if (
+        predictor is not None
+        and getattr(method, "predictor", None) is not None
+        and "predictor" not in vars(method).get("_added", ())
+    ):
+        raise SettingsError(f"{name}.swap: {name} has a predictor already; construct it with another")
+    generates = hasattr(type(method), "decode")
+    with_decoder = decoder is not None or "decoder" in vars(method).get("_added", ())
+    modelled = "model" in probe.needs and not generates and (type(method).model is None or with_decoder)
+    sizes = _sizes(name, method, modelled, view_scale, content_scale)
+    if likelihood is not None and not (generates or with_decoder):
+        raise SettingsError(f"{name}.swap: likelihood without a decoder; give decoder= too")
+    width = _width(method, dim) if modelled else None
     names = vars(method).get("_added", frozenset()) | added.keys()
     if isinstance(scale, nn.Module):
         added["scale_network"] = scale
@@ -87,15 +103,34 @@ def swap(
         setattr(method, key, part)
     vars(method).update(_law=law, _added=frozenset(names))
     _put_guide(method, law, frozenset(names))
-    generates = hasattr(type(method), "decode")
-    if "model" in probe.needs and not generates and (type(method).model is None or "decoder" in names):
-        sizes = {"view_scale": (view_scale, 0.15**0.5), "content_scale": (content_scale, None)}
-        for key, (value, default) in sizes.items():
-            setattr(method, key, getattr(method, key, default) if value is None else value)
-        if decoder is not None:
-            method.likelihood = Gaussian(0.02**0.5) if likelihood is None else likelihood
-        _put_model(method, dim)
+    for key, value in sizes.items():
+        setattr(
+            method, key, getattr(method, key, None if key == "content_scale" else 0.15**0.5) if value is None else value
+        )
+    if likelihood is not None or (decoder is not None and not generates):
+        method.likelihood = Gaussian(0.02**0.5) if likelihood is None else likelihood
+    if modelled:
+        _put_model(method, width)
     return method
+
+
+def _sizes(name: str, method: Any, modelled: bool, view_scale: Any, content_scale: Any) -> dict[str, Any]:
+    """The scales of p(z_1..z_J) to set: those given, and all where a model is made here."""
+    given = {"view_scale": view_scale, "content_scale": content_scale}
+    for key, value in given.items():
+        if value is not None and not (modelled or hasattr(method, key)):
+            raise SettingsError(f"{name}.swap: {key} = {value!r}, but no term needs a model with it; leave it out")
+        if value is not None and (isinstance(value, bool) or not value > 0):
+            raise SettingsError(f"{name}.swap: {key} = {value!r}, expected a positive standard deviation")
+    return given if modelled else {key: value for key, value in given.items() if value is not None}
+
+
+def _width(method: Any, dim: int | None) -> int:
+    """D of the z that the terms compare."""
+    if dim is None and "latent_dim" in vars(method):
+        return int(method.latent_dim)
+    layers = [part for part in (getattr(method, "encoder", None), getattr(method, "head", None)) if part is not None]
+    return dim if dim is not None else output_size(*layers) - getattr(method, "extra_outputs", 0)
 
 
 class _Law:
@@ -181,6 +216,9 @@ def _put_guide(method: Any, law: _Law, added: frozenset[str]) -> None:
             vars(method)[key] = MethodType(function, method)
     if "head" in added:
         vars(method)["project"] = MethodType(_project, method)
+        if hasattr(type(method), "decode"):  # its z is after the head, representations are before
+            vars(method)["decode"] = MethodType(_decode, method)
+        vars(method)["content"] = None  # p(y | z) is of the z after the head
 
 
 def _guide(self: Any, groups: Groups) -> None:
@@ -242,10 +280,9 @@ class _Swapped(Messenger):
         return lambda z: at_least_float32(self.groups.unpack(network(self.groups.pack(z))))
 
 
-def _put_model(method: Any, dim: int | None) -> None:
+def _put_model(method: Any, width: int | None) -> None:
     """y -> z_j (-> x_j) for a method that was written without."""
-    layers = [part for part in (getattr(method, "encoder", None), getattr(method, "head", None)) if part is not None]
-    vars(method)["latent_dim"] = output_size(*layers, dim=dim)
+    vars(method)["latent_dim"] = width
     vars(method)["model"] = MethodType(_model, method)
     if "decoder" in method._added:
         vars(method)["decode"] = MethodType(_decode, method)
@@ -264,6 +301,8 @@ def _model(self: Any, groups: Groups) -> None:
 
 def _decode(self: Any, z: Tensor) -> Tensor:
     """E[x | z] of representations z [..., D], which are before the head: [..., *event]."""
+    if z.dim() == 1:
+        return _decode(self, z[None])[0]
     rows = z.reshape(-1, z.shape[-1])
     rows = self.head(rows) if isinstance(getattr(self, "head", None), nn.Module) else rows
     return self.likelihood.mean(self.decoder(rows)).unflatten(0, z.shape[:-1])

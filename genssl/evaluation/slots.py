@@ -28,7 +28,8 @@ SHRINKAGE = 1e-3
 def slot_measures(method: Any, groups: Groups, own: Groups | None = None, seed: int = 0) -> Measures:
     r"""Numbers of one batch under nested names; None where a number has no meaning (or the batch is too small for it).
 
-        terms          reconstruction, entropy, prior, elbo: what the method optimises, on the groups `own` (default: the same)
+        terms          reconstruction, entropy, prior, elbo and the weighted objective of the method, on the groups `own` (default: the
+                       same)
         prior          ELBO_SSL's prior log p(z_1..z_J) per group at maximum-likelihood scales (GroupNormal around a fitted mean), and the
                        view_scale and content_scale that these are: for every guide, on one footing
         entropy        posterior: sum_j H[q(z_j | x_j)] per group; not defined for a point mass
@@ -38,7 +39,7 @@ def slot_measures(method: Any, groups: Groups, own: Groups | None = None, seed: 
         sphere         alignment and uniformity (Wang and Isola 2020)
         geometry       rankme, lidar, alpha_req, effective_rank; variance within and between groups (components per dimension)
         gradients      cosine between the gradients of the reconstruction slot and of the prior slot at the encoder: below 0 they pull
-                       against each other
+                       against each other; in training mode, as the fit has them, where all else is measured in eval mode
 
     z is what the terms compare, after a head; geometry is that of its means, aggregates those of its draws. Nothing of the run changes:
     parameters have no gradient added, buffers, modes and generators are put back. Every figure of a batch of G groups is biased by G
@@ -52,6 +53,7 @@ def slot_measures(method: Any, groups: Groups, own: Groups | None = None, seed: 
         site = _compared(traces)
         if site is not None and bool(torch.isfinite(site.fn.mean).all()):
             found |= _representation(site, traces)
+        method.train()  # BatchNorm by running averages has other gradients, of another sign even
         found["gradients"] = {
             "reconstruction_prior": _number(
                 lambda: gradient_cosine(method, own, method.objective.reconstruction, method.objective.prior)
@@ -92,7 +94,7 @@ def _traces(method: Any, groups: Groups, needs: frozenset[str] = frozenset()) ->
 
 def _terms(method: Any, groups: Groups) -> Measures:
     found = method.objective.terms(getattr(method, "model", None), method.guide, groups)
-    return {name: _finite(getattr(found, name).mean()) for name in (*SLOTS, "elbo")}
+    return {name: _finite(getattr(found, name).mean()) for name in (*SLOTS, "elbo", "objective")}
 
 
 def _compared(traces: Traces) -> Site | None:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from genssl.datasets import Stream
-from genssl.errors import GensslError, SettingsError
+from genssl.errors import SettingsError
 from genssl.evaluation.slots import slot_measures
 from genssl.fit.batches import first_groups
 from genssl.fit.metrics import append, keep_until
@@ -70,8 +70,10 @@ class Looks:
     def _measure(self) -> dict[str, Any]:
         try:
             return slot_measures(self.method, self._groups(2), self._groups(1), stream_seed(self.seed, "looks"))
-        except GensslError as error:  # a run is not stopped by what it is not asked for
-            return {"note": str(error)}
+        except (
+            Exception
+        ) as error:  # a run is not stopped by what it is not asked for, such as a guide that takes one view alone
+            return {"note": f"{type(error).__name__}: {' '.join(str(error).split())}"}
 
     def _groups(self, least: int) -> Groups:
         seed, size = stream_seed(self.seed, "looks"), min(GROUPS, len(self.part))

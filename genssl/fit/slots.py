@@ -78,18 +78,18 @@ def _parts(
     if method.guide_family == "normal" or not hasattr(method, "encoder") or not _one_shape(event_shape):
         return {}
     needs = frozenset().union(*(term.needs for term in swapped.values()))
-    layers = [method.encoder, getattr(method, "head", nn.Identity())]
+    width = output_size(method.encoder, getattr(method, "head", nn.Identity())) - getattr(method, "extra_outputs", 0)
     network, hidden = settings.get("network") or default_network(event_shape), settings.get("hidden")
     entropy = swapped.get("entropy")
     parts: dict[str, Any] = {}
     with generators_kept():
         if "decoder" in needs and not hasattr(method, "decode"):
             squash = len(event_shape) == 3
-            parts["decoder"] = make_decoder(network, output_size(*layers), event_shape, hidden, sigmoid=squash)
+            parts["decoder"] = make_decoder(network, width, event_shape, hidden, sigmoid=squash)
         if "predictor" in needs and getattr(method, "predictor", None) is None:
-            parts["predictor"] = mlp_head(output_size(*layers), (256, output_size(*layers)))
+            parts["predictor"] = mlp_head(width, (256, width))
         if method.guide_family == "delta" and entropy is not None and entropy.guide_family != "delta":
-            parts["scale"] = make_encoder(network, event_shape, output_size(*layers), hidden)
+            parts["scale"] = make_encoder(network, event_shape, width, hidden)
         for name, part in parts.items():
             seed_weights(part, seed, prefix="scale_network" if name == "scale" else name)
     return parts

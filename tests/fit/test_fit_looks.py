@@ -159,3 +159,39 @@ def test_a_users_method_without_a_site_z_is_measured(tmp_path):
         Normed(), "digits", limit=96, num_views=2, batch_size=16, epochs=1, out=tmp_path / "r", progress=False
     )
     assert lines(run)[-1]["terms"]["reconstruction"] is not None
+
+
+def test_gradients_are_those_of_training():
+    """With BatchNorm in the head, running averages would give others."""
+    torch.manual_seed(0)
+    groups = Groups(torch.rand(60, 2, 1, 8, 8))
+    method = SimCLR.build(groups, hidden=(16,), dim=4)
+    slots = method.objective.slots
+    training = gradient_cosine(method.train(), groups, slots["reconstruction"], slots["prior"])
+    evaluated = gradient_cosine(method.eval(), groups, slots["reconstruction"], slots["prior"])
+    assert abs(training - evaluated) > 0.01
+    assert slot_measures(method, groups)["gradients"]["reconstruction_prior"] == pytest.approx(training, abs=1e-6)
+    assert not method.training
+
+
+def test_a_guide_that_takes_one_view_alone_is_no_reason_to_stop(tmp_path):
+    import pyro
+    import pyro.distributions as dist
+
+    class OneView(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder = torch.nn.Linear(64, 4)
+            self.objective = genssl.Objective(terms.Uniformity(), terms.Constant(), terms.Constant())
+
+        def guide(self, groups):
+            with groups.plate:
+                pyro.sample("z", dist.Delta(self.encoder(groups.x.flatten(1)).unsqueeze(1)).to_event(2))
+
+        def encode(self, x):
+            return dist.Delta(self.encoder(x.flatten(1))).to_event(1)
+
+    run = genssl.fit(
+        OneView(), "digits", limit=96, num_views=1, batch_size=16, epochs=2, out=tmp_path / "r", progress=False
+    )
+    assert "RuntimeError" in lines(run)[-1]["note"]

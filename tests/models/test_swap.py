@@ -393,3 +393,59 @@ def test_content_of_a_mixture_under_a_point_mass():
     wide = method.content(batch).variance
     narrow = method.swap(entropy=terms.Constant()).content(batch).variance
     assert bool((narrow < wide).all())
+
+
+def test_an_svi_of_before_a_swap_is_refused():
+    batch = groups()
+    method = SimCLR.build(batch, **SMALL)
+    svi = pyro.infer.SVI(method.model, method.guide, pyro.optim.Adam({"lr": 1e-3}), loss=method.objective)
+    svi.step(batch)
+    method.swap(entropy=terms.PosteriorEntropy(), scale=0.3)
+    with pytest.raises(SettingsError, match="before a swap"):
+        svi.step(batch)
+    fresh = pyro.infer.SVI(method.model, method.guide, pyro.optim.Adam({"lr": 1e-3}), loss=method.objective)
+    before = {name: p.detach().clone() for name, p in method.named_parameters()}
+    fresh.step(batch)
+    assert not [name for name, p in method.named_parameters() if torch.equal(p, before[name])]
+
+
+def test_a_head_stands_between_representation_and_decoder():
+    batch = groups()
+    method = SimVAE.build(batch, **SMALL).swap(entropy=terms.Constant(), head=nn.Linear(4, 4))
+    z = method.encode(batch.x[:, 0]).mean
+    torch.testing.assert_close(method.decode(z), method.likelihood.mean(method.decoder(method.head(z))))
+    assert method.content is None  # p(y | z) is of the z after the head
+    with pytest.raises(SettingsError, match="head that was added needs a point-mass guide"):
+        method.swap(entropy=terms.PosteriorEntropy())
+
+
+def test_scales_go_to_the_methods_that_have_them():
+    batch = groups()
+    method = SimVAE.build(batch, **SMALL)
+    method.swap(reconstruction=terms.LogDeterminantEntropy(), content_scale=1.0, view_scale=0.1)
+    assert (method.content_scale, method.view_scale) == (1.0, 0.1)
+    assert foretell(method, batch) == []
+    with pytest.raises(SettingsError, match="no term needs a model"):
+        SimCLR.build(batch, **SMALL).swap(prior=terms.CosineAttraction(), view_scale=3.0)
+    with pytest.raises(SettingsError, match="positive standard deviation"):
+        method.swap(view_scale=-1.0)
+    with pytest.raises(SettingsError, match="has a predictor already"):
+        BYOL.build(batch, **SMALL).swap(predictor=nn.Linear(64, 64))
+
+
+def test_what_guards_against_collapse_is_the_term_that_does_it():
+    batch = groups(g=40, j=2)
+    stopped = SimVAE.build(batch, **SMALL).swap(reconstruction=terms.StopGradient(), entropy=terms.Constant())
+    assert foretell(stopped, batch)[0].startswith("collapse")
+    whitened = SimCLR.build(batch, **SMALL).swap(reconstruction=terms.Constant(), prior=terms.WhitenedAttraction())
+    assert foretell(whitened, batch) == []
+    statistician = NeuralStatistician.build(batch, **SMALL).swap(entropy=terms.Constant())
+    assert "learned scale" in foretell(statistician, batch)[0]
+
+
+def test_a_spherical_method_gets_a_decoder_of_the_right_width(tmp_path):
+    run = genssl.fit(
+        "MCInfoNCE", "digits", limit=32, num_views=2, batch_size=16, epochs=1, settings=SMALL,
+        replace={"reconstruction": "LogLikelihood"}, out=tmp_path / "a", progress=False,
+    )  # fmt: skip
+    assert run.metrics
