@@ -23,7 +23,7 @@ def effective_rank(z: Tensor) -> float:
 
     Raises ShapeError, DataError, NonFiniteError on bad z.
     """
-    return _exp_entropy(_centred_singular_values("effective_rank", z)[0])
+    return _exp_entropy(_centred_singular_values("effective_rank", z))
 
 
 @torch.no_grad()
@@ -53,7 +53,7 @@ def eigenspectrum(z: Tensor) -> Tensor:
 
     Raises ShapeError, DataError, NonFiniteError.
     """
-    values, _ = _centred_singular_values("eigenspectrum", z)
+    values = _centred_singular_values("eigenspectrum", z)
     spectrum = values.new_zeros(z.shape[1])
     spectrum[: len(values)] = values.square() / (len(z) - 1)
     return spectrum
@@ -129,12 +129,11 @@ def _exp_entropy(values: Tensor, epsilon: float = 0.0) -> float:
     return float(torch.special.entr(share).sum().exp())
 
 
-def _centred_singular_values(who: str, z: Tensor) -> tuple[Tensor, float]:
-    """[min(N, D)] of z - mean z, those at the rounding level 0; and that level."""
+def _centred_singular_values(who: str, z: Tensor) -> Tensor:
+    """[min(N, D)] of z - mean z, those at the rounding level 0."""
     points = _points(who, z, least=2)
-    level = rounding_level(z, points)
     values = torch.linalg.svdvals(points - points.mean(0))
-    return torch.where(values > level, values, 0.0), level
+    return torch.where(values > rounding_level(z, points), values, 0.0)
 
 
 def _points(who: str, z: Tensor, least: int) -> Tensor:

@@ -267,6 +267,35 @@ def test_the_ragged_search_gives_the_closed_form_where_both_apply():
         assert maximum_likelihood_scales(z, valid).view_scale == pytest.approx(view, rel=0.25)
 
 
+@pytest.mark.parametrize(
+    ("means", "spread", "zero"),
+    [([0, 0, 0, 3, 14, -13, 3, 5], 200.0, False), ([-0.08, 0.07, -0.05, 0.17, 1.97, -2.02, 1.11, 1.29], 14.5, True)],
+)
+def test_of_two_maxima_the_higher_one_is_taken(means, spread, zero):
+    """Some groups of many views close together, single views far apart: either content or its absence may explain them."""
+    many, views = (3, 16) if not zero else (4, 10)
+    z = torch.tensor(means, dtype=torch.float64)[:, None, None].repeat(1, views, 1)
+    z[:many, ::2] += (spread / many / views) ** 0.5
+    z[:many, 1::2] -= (spread / many / views) ** 0.5
+    valid = torch.ones(8, views, dtype=torch.bool)
+    valid[many:, 1:] = False
+    found = maximum_likelihood_scales(z, valid)
+    values = {}
+    for view in np.geomspace(0.1, 10, 40):
+        for content in (1e-6, *np.geomspace(0.01, 20, 40)):
+            weight = 1 / (content**2 + view**2 / valid.sum(1))
+            mean = (z * valid[..., None]).sum(1)[:, 0] / valid.sum(1)
+            prior = GroupNormal(float(view), views, 1, float(content), valid)
+            values[view, content] = float(prior.log_prob(z - (weight * mean).sum() / weight.sum()).sum())
+    best = max(values, key=values.get)
+    # Without content there is a maximum too, in the first case the lower one.
+    edge, near = (max(v for (_, c), v in values.items() if c == content) for content in (1e-6, 0.01))
+    assert edge > near
+    assert (best[1] == 1e-6) == zero == (found.content_scale == 0)
+    assert float(found.log_prob.sum()) == pytest.approx(values[best], abs=0.1)
+    assert float(found.log_prob.sum()) >= values[best] - 1e-9
+
+
 def test_scales_and_log_prob_under_rotation_translation_and_scale():
     z, valid = groups(25, 3, 4), ragged(25, 3)
     one, other = maximum_likelihood_scales(z, valid), maximum_likelihood_scales(3 * z @ rotation(4) + 7, valid)
