@@ -2,6 +2,7 @@
 
 from genssl.distributions.group_mixture import GroupMixture
 from genssl.distributions.group_normal import GroupNormal
+from genssl.distributions.group_posterior import GroupPosterior
 from genssl.distributions.likelihoods import Bernoulli, ContinuousBernoulli, Gaussian
 from genssl.distributions.pixels import IsotropicNormal, LogitsContinuousBernoulli
 from genssl.distributions.power_spherical import PowerSpherical
@@ -14,6 +15,7 @@ __all__ = [
     "Gaussian",
     "GroupMixture",
     "GroupNormal",
+    "GroupPosterior",
     "IsotropicNormal",
     "LogitsContinuousBernoulli",
     "PowerSpherical",
