@@ -10,6 +10,8 @@ import torch
 from genssl.models.simvae import SimVAE
 from torch import nn
 
+from genssl.distributions import GroupPosterior
+from genssl.errors import SettingsError
 from genssl.groups import Groups
 from genssl.objective import Objective
 from genssl.terms import PosteriorEntropy
@@ -56,10 +58,20 @@ class ContentSimVAE(SimVAE):
         """q(z_j | x_j) for every view, then the exact q(y | z_1..z_J)."""
         groups_plate, views_plate = groups.plates
         with groups_plate, views_plate:
-            z = pyro.sample("z", self.posterior(groups).to_event(1))
+            z = pyro.sample("z", self.views(groups).to_event(1))
         with groups_plate:
             given_z = self.prior(groups).content_posterior(z)
             pyro.sample("y", dist.Normal(given_z.mean.unsqueeze(1), given_z.stddev.unsqueeze(1)).to_event(1))
+
+    def views(self, groups: Groups) -> Any:
+        """The law of every z_j, batch [G, J, D], masked where views are padded."""
+        law = self.joint(groups)
+        if isinstance(law, GroupPosterior):
+            raise SettingsError(
+                "ContentSimVAE: a product of experts draws all views of a group at once, expected a law of each; take SimVAE, or "
+                'group_guide="set"'
+            )
+        return law.base_dist
 
     def content_prior(self, groups: Groups) -> Any:
         """p(y), batch [G, 1], event [D]: Normal, or density 1 everywhere where it is flat."""

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import pyro
 import pyro.distributions as dist
+from genssl.models.group_guides import make_group_guide
 from genssl.models.swap import swap
 from torch import Tensor, nn
 
@@ -81,6 +82,8 @@ class GenerativeMethod(Method):
         likelihood_scale: standard deviation of the Gaussian p(x | z) (the paper's 0.02 is a variance).
         likelihood: a module from the decoder's output to a distribution over x, in place of the Gaussian.
         dim: D, where it cannot be read off the encoder's last layer.
+        group_guide: ProductOfExperts() or SetGuide(dim) (genssl.models.group_guides): a guide that sees the whole group, in place
+            of prod_j q(z_j | x_j).
     """
 
     guide_family = "normal"
@@ -96,11 +99,12 @@ class GenerativeMethod(Method):
         likelihood_scale: float,
         likelihood: nn.Module | None = None,
         dim: int | None = None,
+        group_guide: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
         self.likelihood: Any = Gaussian(likelihood_scale) if likelihood is None else likelihood
-        self._dim = dim
+        self._dim, self.group_guide = dim, group_guide
 
     @property
     def dim(self) -> int:
@@ -115,18 +119,25 @@ class GenerativeMethod(Method):
     # ------------------------------------------------------------------ guide
 
     def guide(self, groups: Groups) -> None:
-        """prod_j q(z_j | x_j), JOINT layout: site z, batch [G], event (J, D)."""
+        """prod_j q(z_j | x_j), or what group_guide makes of it; JOINT layout: site z, batch [G], event (J, D)."""
         with groups.plate:
-            pyro.sample("z", self.posterior(groups).to_event(2))
+            pyro.sample("z", self.joint(groups))
+
+    def joint(self, groups: Groups) -> Any:
+        """q(z_1..z_J | x_1..x_J), batch [G], event (J, D)."""
+        views = self.posterior(groups)
+        guide = self.group_guide
+        return views.to_event(2) if guide is None else guide(views, groups, self.prior(groups))
 
     def posterior(self, groups: Groups) -> Any:
-        """The Normal of every view, batch [G, J, D], masked where views are padded."""
+        """The Normal of every view by itself, batch [G, J, D], masked where views are padded."""
         self._event_dim = len(groups.event_shape)
         normal = self._normal(groups.map(self.encoder))
         return normal if groups.mask is None else normal.mask(groups.mask.unsqueeze(-1))
 
     def encode(self, x: Tensor) -> Any:
-        return self._normal(self._leading(self.encoder, x)).to_event(1)
+        view = self._normal(self._leading(self.encoder, x))
+        return (view if self.group_guide is None else self.group_guide.alone(view, self)).to_event(1)
 
     def _normal(self, output: Tensor) -> Any:
         if output.shape[-1] % 2:
@@ -175,6 +186,7 @@ class GenerativeMethod(Method):
         likelihood: str | nn.Module = "gaussian",
         likelihood_scale: float = 0.02**0.5,
         learned_scale: bool | str = False,
+        group_guide: str | nn.Module | None = None,
         **settings: Any,
     ) -> Self:
         """The method with default networks for data like `example`.
@@ -182,7 +194,8 @@ class GenerativeMethod(Method):
         network: "mlp" (the paper's Table 3; smaller for small events), "conv" (its Table 4), "released_conv", "resnet18", "timm:NAME";
         default: conv for colour images of 32x32 and 64x64, mlp for everything else. dim: 10, with conv 64, as in the paper.
         hidden: widths of the mlp encoder, reversed in the decoder. likelihood: "gaussian", "bernoulli", "continuous_bernoulli", or a
-        module. learned_scale: True for one learned scale, "pixel" for one a pixel. Images get a sigmoid on a Gaussian's mean, since
+        module. learned_scale: True for one learned scale, "pixel" for one a pixel. group_guide: "product" or "set", for a guide that
+        sees the whole group (genssl.models.group_guides). Images get a sigmoid on a Gaussian's mean, since
         their values are in [0, 1].
         """
         shape = event_shape_of(example, cls)
@@ -192,6 +205,8 @@ class GenerativeMethod(Method):
         squash = isinstance(likelihood, Gaussian) and len(shape) == 3
         encoder = make_encoder(network, shape, 2 * dim, hidden)
         decoder = make_decoder(network, dim, shape, hidden, sigmoid=squash)
+        if group_guide is not None:
+            settings["group_guide"] = make_group_guide(group_guide, dim)
         method = cls(encoder, decoder, likelihood_scale=likelihood_scale, likelihood=likelihood, dim=dim, **settings)
         method._event_dim = len(shape)
         return method

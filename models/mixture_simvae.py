@@ -113,8 +113,11 @@ class MixtureSimVAE(GenerativeMethod):
         likelihood: nn.Module | None = None,
         dim: int | None = None,
         objective: Objective | None = None,
+        group_guide: nn.Module | None = None,
     ) -> None:
-        super().__init__(encoder, decoder, likelihood_scale=likelihood_scale, likelihood=likelihood, dim=dim)
+        super().__init__(
+            encoder, decoder, likelihood_scale=likelihood_scale, likelihood=likelihood, dim=dim, group_guide=group_guide
+        )
         if labels is not None and labels < 0:
             raise SettingsError(
                 f"MixtureSimVAE: labels = {labels}, expected a number of groups, or None for all that have one"
@@ -183,7 +186,7 @@ class MixtureSimVAE(GenerativeMethod):
 
     def _means(self, groups: Groups) -> tuple[Tensor, Tensor]:
         """Posterior means [G, J, D], and the variance of their mean over views [G, D]."""
-        posterior = self.posterior(groups)
+        posterior = self.joint(groups)
         variance = posterior.variance if groups.mask is None else posterior.variance * groups.mask.unsqueeze(-1)
         return posterior.mean, variance.sum(-2) / groups.count.unsqueeze(-1).to(variance.dtype) ** 2
 

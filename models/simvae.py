@@ -10,7 +10,7 @@ import pyro.distributions as dist
 from genssl.models.method import GenerativeMethod, Preset
 from torch import Tensor, nn
 
-from genssl.distributions import GroupNormal
+from genssl.distributions import GroupNormal, GroupPosterior
 from genssl.groups import Groups
 from genssl.objective import Objective
 
@@ -52,8 +52,11 @@ class SimVAE(GenerativeMethod):
         likelihood_weight: float = 1.0,
         dim: int | None = None,
         objective: Objective | None = None,
+        group_guide: nn.Module | None = None,
     ) -> None:
-        super().__init__(encoder, decoder, likelihood_scale=likelihood_scale, likelihood=likelihood, dim=dim)
+        super().__init__(
+            encoder, decoder, likelihood_scale=likelihood_scale, likelihood=likelihood, dim=dim, group_guide=group_guide
+        )
         self.view_scale, self.content_scale = view_scale, content_scale
         self.likelihood_weight = float(likelihood_weight)
         self.objective = Objective() if objective is None else objective
@@ -72,9 +75,12 @@ class SimVAE(GenerativeMethod):
     def content(self, groups: Groups) -> Any:
         r"""q(y | x_1..x_J) = E_q p(y | z_1..z_J), a Normal in closed form: batch [G], event [D].
 
-        p(y | z) = N(a zbar, v I), so q(y | x) = N(a locbar, v + a^2 sum_j scale_j^2 / n^2).
+        p(y | z) = N(a zbar, v I), so q(y | x) = N(a locbar, v + a^2 sum_j scale_j^2 / n^2). Under a product of experts views count by
+        how sure they are (`GroupPosterior.content`).
         """
-        posterior = self.posterior(groups)
+        posterior = self.joint(groups)
+        if isinstance(posterior, GroupPosterior):
+            return posterior.content()
         given_z = self.prior(groups).content_posterior(posterior.mean)
         count = groups.count.unsqueeze(-1).to(posterior.mean.dtype)
         gain = 1.0 if self.content_scale is None else 1 / (1 + self.view_scale**2 / (count * self.content_scale**2))

@@ -41,8 +41,11 @@ class VAE(GenerativeMethod):
         likelihood: nn.Module | None = None,
         dim: int | None = None,
         objective: Objective | None = None,
+        group_guide: nn.Module | None = None,
     ) -> None:
-        super().__init__(encoder, decoder, likelihood_scale=likelihood_scale, likelihood=likelihood, dim=dim)
+        super().__init__(
+            encoder, decoder, likelihood_scale=likelihood_scale, likelihood=likelihood, dim=dim, group_guide=group_guide
+        )
         self.objective = Objective() if objective is None else objective
 
     def model(self, groups: Groups) -> None:

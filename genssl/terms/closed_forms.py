@@ -8,7 +8,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from genssl.distributions import GroupNormal
+from genssl.distributions import GroupNormal, GroupPosterior
 
 
 def is_delta(fn: Any) -> bool:
@@ -34,7 +34,10 @@ def entropy(fn: Any) -> Tensor | None:
 
 
 def expected_log_prob(p: Any, q: Any) -> Tensor | None:
-    """E_q log p(z), batch shape of p, nats, for q a diagonal Normal and p a GroupNormal or Normal; None for any other pair."""
+    """E_q log p(z), batch shape of p, nats, for q a diagonal Normal and p a GroupNormal or Normal, and for a GroupPosterior under a
+    GroupNormal; None for any other pair."""
+    if isinstance(p, GroupNormal) and isinstance(q, GroupPosterior):
+        return q.expected_log_prob(p)
     if isinstance(p, GroupNormal):
         normal = diagonal_normal(q)
         return None if normal is None else p.expected_log_prob(normal.loc, normal.scale)
