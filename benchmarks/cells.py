@@ -172,7 +172,7 @@ class Benchmark:
 
 def measured(cell: Cell, run: Any, steps: int) -> dict[str, Any]:
     """What every benchmark keeps of a fitted cell: settings, probes of content, known style, terms, where it ran."""
-    figures, data = run.evaluate(decoder=False), run.data
+    figures, data = run.evaluate(("content", "style", "generation.mse")), run.data
     last = run.metrics[-1] if run.metrics else {}
     return {
         **cell, "steps": steps, "epochs": round(steps * cell["batch"] / len(data.train), 2),

@@ -26,6 +26,7 @@ from genssl.compare.grid import cells_of, read_spec
 from genssl.compare.rows import row_of
 from genssl.compare.table import spread_of
 from genssl.compare.writers import markdown
+from genssl.evaluation import CORE
 from genssl.files import write_bytes, write_json
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -145,7 +146,7 @@ def main() -> None:
             continue
         folder = Path(args.work) / cell.name
         run = genssl.fit(**cell.arguments, out=folder, resume=True, progress=False)
-        run.evaluate(decoder=False)
+        run.evaluate(CORE)
         row = row_of(folder) | {"machine": run.config["machine"], "versions": run.config["versions"]}
         out.parent.mkdir(parents=True, exist_ok=True)
         write_json(out, row)

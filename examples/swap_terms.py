@@ -55,8 +55,7 @@ def main() -> None:
             epochs=1000, max_seconds=args.max_seconds, limit=args.limit, seed=args.seed, data_root=args.data_root,
             download=args.download, out=Path(args.out) / name, resume=True,
         )  # fmt: skip
-        if not (run.path / "evaluation.json").exists():
-            run.evaluate(decoder=False)
+        run.evaluate(genssl.evaluation.CORE)
         runs.append(run)
     comparison = genssl.compare(runs, out=args.out)
     print(comparison)

@@ -1,5 +1,7 @@
 """genssl: probabilistic programming for self-supervised learning, on Pyro and PyTorch."""
 
+from typing import Any
+
 from genssl import terms
 from genssl._version import __version__
 from genssl.compare import compare
@@ -8,4 +10,12 @@ from genssl.fit.run import Run, load
 from genssl.groups import Groups
 from genssl.objective import Objective
 
-__all__ = ["Groups", "Objective", "Run", "__version__", "compare", "fit", "load", "terms"]
+__all__ = ["Groups", "Objective", "Representation", "Run", "__version__", "compare", "fit", "load", "terms"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Representation":  # scikit-learn takes a second to import
+        from genssl.representation import Representation
+
+        return Representation
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The command `genssl`: methods, data, fit, evaluate, report, compare."""
+"""The command `genssl`: methods, data, fit, evaluate, posterior, report, compare."""
 
 from __future__ import annotations
 
@@ -226,14 +226,46 @@ def _on_run(command: Callable[..., None]) -> Callable[..., None]:
 
 @cli.command()
 @_on_run
+@click.option(
+    "--only", "parts", multiple=True, metavar="PART", help="A part, such as content or generation.mse; may be repeated."
+)
 @_json
-def evaluate(run: str, method: str | None, data: str | None, device: str, as_json: bool) -> None:
-    """Measure the representation of RUN and write RUN/evaluation.json."""
+def evaluate(
+    run: str, method: str | None, data: str | None, device: str, parts: tuple[str, ...], as_json: bool
+) -> None:
+    """Measure RUN and write RUN/evaluation.json; what was measured before is read from RUN/evaluation."""
     from genssl.fit.run import load
 
     loaded = load(run, method=method, data=data, device=device)
-    figures = loaded.evaluate()
+    figures = loaded.evaluate(parts or None)
     click.echo(json.dumps(figures, indent=2) if as_json else _summary(loaded, figures))
+
+
+@cli.command()
+@_on_run
+@click.option(
+    "--groups", type=click.IntRange(min=1), default=1000, show_default=True, help="The first so many of the test split."
+)
+@click.option("--samples", type=click.IntRange(min=1), default=200, show_default=True, help="Draws a group.")
+@click.option(
+    "--no-log-likelihood",
+    is_flag=True,
+    help="Leave out log_likelihood, log_p and log_weight: the decoder runs for 20 draws only.",
+)
+@click.option("--out", type=click.Path(dir_okay=False), help="The netCDF file; default RUN/posterior.nc.")
+def posterior(
+    run: str, method: str | None, data: str | None, device: str, groups: int, samples: int, no_log_likelihood: bool,
+    out: str | None,
+) -> None:  # fmt: skip
+    """Draw from the posterior of RUN and write an ArviZ data tree, RUN/posterior.nc."""
+    from genssl.fit.run import load
+
+    loaded = load(run, method=method, data=data, device=device)
+    tree = loaded.posterior(samples=samples, log_likelihood=not no_log_likelihood, number=groups, out=out)
+    sizes = tree["posterior"].sizes
+    click.echo(f"{', '.join(tree.children)}: {sizes['group']} groups, {sizes['sample']} samples")
+    click.echo(f"posterior: {out or loaded.path / 'posterior.nc'}")
+    tree.close()
 
 
 @cli.command()

@@ -20,7 +20,7 @@ def run_guide(guide: Callable[..., Any], groups: Groups, alone: bool) -> tuple[d
     """The guide's sites in their order, and its trace for the model to replay; `alone` where no model will be run."""
     with _own_words():
         trace = poutine.trace(guide).get_trace(groups)
-    sites = _sites(trace, groups, where="guide")
+    sites = trace_sites(trace, groups, where="guide")
     if alone:
         _check_in_groups(sites, groups, "guide")
     for site in sites.values():
@@ -50,7 +50,7 @@ def run_model(
     stop = _StopAfter(set() if whole else set(latents))
     with _own_words(), poutine.trace() as tracer, poutine.replay(trace=guide_trace), stop, contextlib.suppress(_Stop):
         model(groups)
-    sites = _sites(tracer.trace, groups, where="model")
+    sites = trace_sites(tracer.trace, groups, where="model")
     _check_same_plates(guide, sites)
     _check_in_groups({**guide, **sites}, groups, "model and guide")
     for site in sites.values():
@@ -72,7 +72,7 @@ def run_model(
     return sites
 
 
-def _sites(trace: Trace, groups: Groups, where: str) -> dict[str, Site]:
+def trace_sites(trace: Trace, groups: Groups, where: str) -> dict[str, Site]:
     nodes = {
         name: n for name, n in trace.nodes.items() if n["type"] == "sample" and not _is_plate(n) and not _is_constant(n)
     }

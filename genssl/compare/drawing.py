@@ -16,7 +16,7 @@ from genssl.compare.figures import Panel, Path2
 from genssl.compare.rows import Row, flat
 from genssl.compare.table import differing, is_number
 from genssl.errors import GensslError
-from genssl.evaluation.evaluate import not_finite
+from genssl.evaluation.decoding import not_finite
 from genssl.evaluation.items import batches, count, several_modalities
 from genssl.fit import metrics
 from genssl.fit.run import load

@@ -18,6 +18,7 @@ from genssl.compare.comparison import Comparison
 from genssl.compare.grid import Cell, cells_of, check_builds, read_spec
 from genssl.compare.rows import Row, left_out_row, row_of
 from genssl.errors import CheckpointError, NonFiniteError, SettingsError, ShapeError, SiteError
+from genssl.evaluation import CORE
 from genssl.files import is_empty, make_folder, read_json, write_json
 from genssl.fit.api import fit
 from genssl.fit.build import find_class
@@ -104,7 +105,7 @@ def _run_cell(cell: Cell, folder: Path, shown: _Shown) -> str:
     with shown.cell(cell.name):
         try:
             run = fit(out=folder, resume=True, progress=False, callbacks=[shown.line], **cell.arguments)
-            run.evaluate()
+            run.evaluate(CORE)
         except UNFIT as error:
             return " ".join(str(error).split())
     return ""

@@ -74,10 +74,7 @@ def adhoc_decoder(
         train, validation, test = (_represented(run, name, splits[name], sizes[name]) for name in SPLITS)
     seed = stream_seed(int(run.config.get("seed") or 0) if seed is None else seed, "adhoc_decoder")
     shape = tuple(train[1].shape[1:])
-    with generators_kept():
-        network = make_decoder(default_network(shape), train[0].shape[1], shape, sigmoid=len(shape) == 3)
-        seed_weights(network, seed, "adhoc_decoder")
-    decoder = nn.Sequential(Standardised(train[0]), network).to(train[0].device)
+    decoder = new_decoder(train[0], shape, seed)
     best, epoch = _fit(decoder, train, validation, epochs, seed)
     if not math.isfinite(best):
         raise NonFiniteError(
@@ -93,6 +90,14 @@ def adhoc_decoder(
         "epochs": epoch,
         "items": {name: len(z) for name, (z, _) in zip(SPLITS, (train, validation, test), strict=True)},
     }
+
+
+def new_decoder(z: Tensor, shape: tuple[int, ...], seed: int = 0) -> nn.Module:
+    """The default decoder of an event shape behind the standardisation of representations z [N, D], on their device."""
+    with generators_kept():
+        network = make_decoder(default_network(shape), z.shape[1], shape, sigmoid=len(shape) == 3)
+        seed_weights(network, seed, "adhoc_decoder")
+    return nn.Sequential(Standardised(z), network).to(z.device)
 
 
 def _no_items(splits: dict[str, Any]) -> str:

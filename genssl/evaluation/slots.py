@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from genssl import estimators
-from genssl.errors import GensslError
 from genssl.evaluation.components import maximum_likelihood_scales, variance_components
 from genssl.evaluation.geometry import alpha_req, effective_rank, lidar, rankme
 from genssl.evaluation.information import posterior_information, view_information
+from genssl.evaluation.maybe import finite, maybe, number
 from genssl.evaluation.measuring import measuring
 from genssl.fit.randomness import stream_seed
 from genssl.groups import Groups
@@ -55,7 +53,7 @@ def slot_measures(method: Any, groups: Groups, own: Groups | None = None, seed: 
             found |= _representation(site, traces)
         method.train()  # BatchNorm by running averages has other gradients, of another sign even
         found["gradients"] = {
-            "reconstruction_prior": _number(
+            "reconstruction_prior": number(
                 lambda: gradient_cosine(method, own, method.objective.reconstruction, method.objective.prior)
             )
         }
@@ -94,7 +92,7 @@ def _traces(method: Any, groups: Groups, needs: frozenset[str] = frozenset()) ->
 
 def _terms(method: Any, groups: Groups) -> Measures:
     found = method.objective.terms(getattr(method, "model", None), method.guide, groups)
-    return {name: _finite(getattr(found, name).mean()) for name in (*SLOTS, "elbo", "objective")}
+    return {name: finite(getattr(found, name).mean()) for name in (*SLOTS, "elbo", "objective")}
 
 
 def _compared(traces: Traces) -> Site | None:
@@ -109,67 +107,48 @@ def _representation(site: Site, traces: Traces) -> Measures:
     several = traces.groups.num_views > 1
     rows = mean[valid]
     found: Measures = {}
-    scales = _maybe(lambda: maximum_likelihood_scales(mean, valid)) if several else None
+    scales = maybe(lambda: maximum_likelihood_scales(mean, valid)) if several else None
     found["prior"] = {
-        "maximum_likelihood": None if scales is None else _finite(scales.log_prob.mean()),
+        "maximum_likelihood": None if scales is None else finite(scales.log_prob.mean()),
         "view_scale": None if scales is None else scales.view_scale,
         "content_scale": None if scales is None else scales.content_scale,
     }
     found["entropy"] = {
-        "posterior": None if is_delta(site.fn) else _number(lambda: PosteriorEntropy()(traces)[site.name].mean())
+        "posterior": None if is_delta(site.fn) else number(lambda: PosteriorEntropy()(traces)[site.name].mean())
     }
     complete = valid.all(1)
     found["aggregate"] = {
-        "logdet": _number(lambda: estimators.logdet_entropy(z[:, 0], SHRINKAGE, valid=valid[:, 0])),
-        "knn": _number(lambda: estimators.knn_entropy(z[:, 0], valid=valid[:, 0])),
-        "joint_logdet": _number(lambda: estimators.logdet_entropy(z.flatten(1), SHRINKAGE, valid=complete))
+        "logdet": number(lambda: estimators.logdet_entropy(z[:, 0], SHRINKAGE, valid=valid[:, 0])),
+        "knn": number(lambda: estimators.knn_entropy(z[:, 0], valid=valid[:, 0])),
+        "joint_logdet": number(lambda: estimators.logdet_entropy(z.flatten(1), SHRINKAGE, valid=complete))
         if several
         else None,
     }
-    between = _maybe(lambda: view_information(mean, valid)) if several else None
+    between = maybe(lambda: view_information(mean, valid)) if several else None
     normal = diagonal_normal(site.fn)
     inputs = None
     if normal is not None:
         loc, scale = normal.loc.expand_as(mean)[:, 0], normal.scale.expand_as(mean)[:, 0]
-        inputs = _maybe(lambda: posterior_information(loc[valid[:, 0]], scale[valid[:, 0]]))
+        inputs = maybe(lambda: posterior_information(loc[valid[:, 0]], scale[valid[:, 0]]))
     found["information"] = {
-        "views": None if between is None else _finite(between.bound),
+        "views": None if between is None else finite(between.bound),
         "views_cap": None if between is None else between.cap,
         "views_critic": None if between is None else between.critic,
-        "input": None if inputs is None else _finite(inputs.bound),
+        "input": None if inputs is None else finite(inputs.bound),
         "input_cap": None if inputs is None else inputs.cap,
     }
     pair = valid[:, 0] & valid[:, 1] if several else valid[:, 0]
     found["sphere"] = {
-        "alignment": _number(lambda: estimators.alignment(mean[:, 0], mean[:, 1], valid=pair)) if several else None,
-        "uniformity": _number(lambda: estimators.uniformity(mean[:, 0], valid=valid[:, 0])),
+        "alignment": number(lambda: estimators.alignment(mean[:, 0], mean[:, 1], valid=pair)) if several else None,
+        "uniformity": number(lambda: estimators.uniformity(mean[:, 0], valid=valid[:, 0])),
     }
-    variance = _maybe(lambda: variance_components(mean, valid)) if several else None
+    variance = maybe(lambda: variance_components(mean, valid)) if several else None
     found["geometry"] = {
-        "rankme": _number(lambda: rankme(rows)),
-        "effective_rank": _number(lambda: effective_rank(rows)),
-        "alpha_req": _number(lambda: alpha_req(rows)),
-        "lidar": _number(lambda: lidar(mean, valid)) if several else None,
+        "rankme": number(lambda: rankme(rows)),
+        "effective_rank": number(lambda: effective_rank(rows)),
+        "alpha_req": number(lambda: alpha_req(rows)),
+        "lidar": number(lambda: lidar(mean, valid)) if several else None,
         "variance_within": None if variance is None else variance.within,
         "variance_between": None if variance is None else variance.between,
     }
     return found
-
-
-def _maybe(measure: Callable[[], Any]) -> Any:
-    """A figure, or None where a batch is too small, collapsed or of another kind for it."""
-    try:
-        return measure()
-    except (GensslError, torch.linalg.LinAlgError):
-        return None
-
-
-def _number(measure: Callable[[], Any]) -> float | None:
-    value = _maybe(measure)
-    return None if value is None else _finite(value)
-
-
-def _finite(value: Any) -> float | None:
-    """A float that JSON can hold."""
-    number = float(value)
-    return number if math.isfinite(number) else None

@@ -37,6 +37,12 @@ def explain(module: ObjectiveModule, groups: Groups, step: int) -> NonFiniteErro
                 f"{where}: the loss is finite, the gradient of {plain_name(name)} is not ({_largest(module)}); look for a square root "
                 "or log at 0 in the model, or lower the learning rate"
             )
+    norm = torch.nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None])
+    if not bool(torch.isfinite(norm)):
+        return NonFiniteError(
+            f"{where}: loss and gradients are finite, but the norm of the gradient overflows ({_largest(module)}); standardise the "
+            "data, or lower their scale"
+        )
     return NonFiniteError(
         f"{where}: the loss was not finite, but is when repeated; is something outside (seed, step) random?"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import warnings
+from collections.abc import Collection
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -106,10 +107,17 @@ class Run:
             seed_weights(method, self.config["seed"])
         return method.to(self.device).train(self.method.training)
 
-    def evaluate(self, style: bool = True, decoder: bool = True) -> dict[str, Any]:
-        """Measure the representation; writes and returns evaluation.json (fractions in [0, 1]). False leaves style, or the ad-hoc decoder
-        of a method without one, out."""
-        return evaluate(self, style=style, decoder=decoder)
+    def evaluate(self, parts: Collection[str] | None = None) -> dict[str, Any]:
+        """Measure the run, or these parts of it; writes and returns evaluation.json (`genssl.evaluation.evaluate`)."""
+        return evaluate(self, parts)
+
+    def posterior(
+        self, groups: Groups | None = None, samples: int = 200, log_likelihood: bool = True, **options: Any
+    ) -> Any:
+        """Draws of the posterior of these groups (default: of the test split) as an ArviZ data tree in posterior.nc: `genssl.posterior`."""
+        from genssl.posterior import posterior  # a heavy import, and the same floor
+
+        return posterior(self, groups, samples, log_likelihood, **options)
 
     def _example(self) -> Groups:
         """Groups like those that the method was built for. The gallery builds from shapes alone; a user's class may look further."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from genssl.evaluation.evaluate import decodes
+from genssl.evaluation.decoding import decodes
 
 _TEXT = 'font-family="serif" font-style="italic" text-anchor="middle" fill="currentColor" stroke="none"'
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from genssl.evaluation.evaluate import decodes
+from genssl.evaluation.decoding import decodes
 from genssl.report.drawing import Drawing
 
 

@@ -10,13 +10,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from genssl.errors import GensslError
-from genssl.evaluation.evaluate import decodes, not_finite, reconstruct
-from genssl.evaluation.items import batches, count, several_modalities
-from genssl.evaluation.measuring import measuring
 from genssl.report import figures
+from genssl.report.looking import Look
 
-MAP_ITEMS, FIT_ITEMS, IMAGES, SAMPLES = 5000, 10000, 30, 50
+NEIGHBOURS = 2000
 
 
 @dataclass
@@ -28,76 +25,17 @@ class Drawing:
     figure: Figure | None = None
 
 
-@dataclass
-class Look:
-    """What a look at the run gives: representations of test items, and how the method encodes and decodes."""
-
-    images: Tensor | None = None  # [IMAGES, *event]
-    decoded: Tensor | None = None
-    samples: Tensor | None = None
-    z: Tensor | None = None  # [N, D] posterior means
-    label: Tensor | None = None
-    stddev: Tensor | None = None  # [N, D]; None: deterministic
-    why_not: str = ""  # why there is nothing to look at
-    fitted_to: int = 0
-    classes: Any = None
-
-
-@torch.no_grad()
-def look(run: Any) -> Look:
-    """Encode up to 5000 test items and decode some; the run is left as it was. Missing data are told, and no error."""
-    try:
-        data = run.data
-    except (GensslError, OSError) as error:
-        return Look(why_not=str(error))
-    if several_modalities(data.train):
-        return Look(why_not="the views are of several modalities")
-    if count(data.test) == 0:
-        return Look(why_not="the data have no test items")
-    if name := not_finite(run.method):
-        return Look(why_not=f"the fitted {name} is not finite: the run has diverged")
-    seen = Look(classes=data.classes)
-    with measuring(run.method):
-        parts: list[Tensor] = []
-        labels: list[Tensor | None] = []
-        scales: list[Tensor | None] = []
-        for x, label in batches(data.test, MAP_ITEMS):
-            posterior = run.method.encode(x.to(_device(run.method)))
-            parts.append(posterior.mean.flatten(1).float().cpu())
-            scales.append(_stddev(posterior, parts[-1]))
-            labels.append(label)
-        seen.z, seen.stddev, seen.label = torch.cat(parts), _joined(scales), _joined(labels)
-        seen.label = seen.label if seen.label is not None and seen.label.dim() == 1 else None
-        if decodes(run.method):
-            seen.images = torch.cat([x for x, _ in batches(data.test, IMAGES)])
-            seen.decoded = reconstruct(run.method, seen.images)
-            train = torch.cat([run.represent(x).flatten(1).float().cpu() for x, _ in batches(data.train, FIT_ITEMS)])
-            seen.fitted_to = len(train)
-            if seen.decoded is not None and bool(torch.isfinite(train).all()):
-                z = gaussian_samples(train, SAMPLES, int(run.config.get("seed") or 0))
-                seen.samples = run.method.decode(z.to(_device(run.method)))
-    return seen
-
-
-def gaussian_samples(z: Tensor, number: int, seed: int) -> Tensor:
-    """[number, D] draws from the Gaussian with the mean and full covariance of z [N, D]; the same for the same seed."""
-    centre = z.double().mean(0)
-    # z - centre = U S V^T, so V S e / sqrt(N) has their covariance for standard normal e, also where it is singular.
-    _, values, directions = torch.linalg.svd(z.double() - centre, full_matrices=False)
-    noise = torch.randn(number, len(values), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return (centre + (noise * values / len(z) ** 0.5) @ directions).to(z.dtype)
-
-
-def draw(run: Any, seen: Look) -> dict[str, Drawing]:
-    """Every figure of a report by the name of its file, in reading order."""
+def draw(run: Any, seen: Look, evaluation: dict[str, Any]) -> dict[str, Drawing]:
+    """Every figure of a report by the name of its file, in reading order; evaluation: evaluation.json, or {}."""
     out = {name: _curve(run.metrics, name, seen) for name in ("reconstruction", "entropy", "prior", "elbo", "knn")}
     makers: dict[str, Callable[[Any, Look], Drawing]] = {
         "reconstructions": _reconstructions,
         "samples": _samples,
         "map": _map,
+        "neighbours": _neighbours,
         "posterior_scales": _scales,
     }
-    return out | {name: make(run, seen) for name, make in makers.items()}
+    return out | {name: make(run, seen) for name, make in makers.items()} | {"spectrum": _spectrum(evaluation)}
 
 
 def _curve(metrics: list[dict[str, Any]], name: str, seen: Look) -> Drawing:
@@ -132,7 +70,7 @@ def _reconstructions(run: Any, seen: Look) -> Drawing:
     title, reason = "Reconstructions", _no_images(seen)
     if reason or seen.images is None or seen.decoded is None:
         return Drawing(title, reason)
-    caption = "Clean test images (odd rows) over decode(mean of q(z|x)) (even rows)."
+    caption = "Clean test images (odd rows) over decode(mean of q(z|x)) (even rows)." + by(seen)
     return Drawing(title, caption, figures.reconstructions(seen.images, seen.decoded))
 
 
@@ -142,7 +80,7 @@ def _samples(run: Any, seen: Look) -> Drawing:
         return Drawing(title, reason or "The training representations are not finite.")
     caption = (
         f"z drawn from a Gaussian with the mean and covariance of {seen.fitted_to} training representations, then "
-        "decoded: not draws from the model's own prior."
+        "decoded: not draws from the model's own prior." + by(seen)
     )
     return Drawing(title, caption, figures.samples(seen.samples))
 
@@ -150,7 +88,7 @@ def _samples(run: Any, seen: Look) -> Drawing:
 def _map(run: Any, seen: Look) -> Drawing:
     title = "Map of z"
     if seen.z is None:
-        return Drawing(title, _sentence(seen.why_not))
+        return Drawing(title, sentence(seen.why_not))
     if len(seen.z) < 2:
         return Drawing(title, "There are too few test items for a map.")
     if seen.z.shape[1] < 2:
@@ -162,10 +100,52 @@ def _map(run: Any, seen: Look) -> Drawing:
     return Drawing(title, caption, figures.latent_map(seen.z, seen.label, seen.classes))
 
 
+def _neighbours(run: Any, seen: Look) -> Drawing:
+    title = "Neighbourhoods of z"
+    if seen.z is None or len(seen.z) < 10 or not bool(torch.isfinite(seen.z).all()):
+        return Drawing(title, sentence(seen.why_not or "there are too few test items, or they are not finite"))
+    if float(seen.z.std(0).max()) == 0:
+        return Drawing(title, "All z are the same point.")
+    rows = torch.arange(min(len(seen.z), NEIGHBOURS)) * len(seen.z) // min(len(seen.z), NEIGHBOURS)
+    caption = f"t-SNE of {len(rows)} test items: near points are near in z; distances, sizes and densities of clusters mean nothing."
+    label = None if seen.label is None else seen.label[rows]
+    return Drawing(title, caption, figures.neighbour_map(tsne(seen.z[rows]), label, seen.classes))
+
+
+def tsne(z: Tensor) -> Any:
+    """[N, 2] t-SNE of z [N, D] from its first two principal components, perplexity 30 (a third of N where that is less)."""
+    from sklearn.manifold import TSNE
+
+    points = z.double().cpu().numpy()
+    made = TSNE(
+        perplexity=min(30.0, max(1.0, (len(points) - 1) / 3)),
+        init="pca" if z.shape[1] > 1 else "random",
+        random_state=0,
+    )
+    return made.fit_transform(points)
+
+
+def _spectrum(evaluation: dict[str, Any]) -> Drawing:
+    title = "Spectrum of z"
+    after = (evaluation.get("after_head") or {}).get("geometry") or {}
+    found = {"z": evaluation.get("geometry") or {}, "after the head": after}
+    parts = {name: part["eigenvalues"] for name, part in found.items() if part.get("eigenvalues")}
+    parts = {name: values for name, values in parts.items() if any(value > 0 for value in values)}
+    if not parts:
+        return Drawing(title, "Not measured, or z is a point; `genssl evaluate` measures it.")
+    caption = "Eigenvalues of the covariance of clean test representations, at most the 64 largest. A cliff is dimensional collapse."
+    return Drawing(title, caption, figures.spectrum(parts))
+
+
+def by(seen: Look) -> str:
+    """Whose decoder it is where it is not the method's own."""
+    return " The decoder was fitted to frozen representations afterwards: the method has none." if seen.adhoc else ""
+
+
 def _scales(run: Any, seen: Look) -> Drawing:
     title = "Posterior standard deviations"
     if seen.z is None:
-        return Drawing(title, _sentence(seen.why_not))
+        return Drawing(title, sentence(seen.why_not))
     if seen.stddev is None:
         return Drawing(title, "The guide is deterministic: q(z|x) has no standard deviation.")
     if not bool(torch.isfinite(seen.stddev).all()):
@@ -183,31 +163,15 @@ def _scales(run: Any, seen: Look) -> Drawing:
 def _no_images(seen: Look) -> str:
     """Why there are no images to show, or nothing."""
     if seen.z is None:
-        return _sentence(seen.why_not)
+        return sentence(seen.why_not)
     if seen.images is None or seen.decoded is None:
-        return "The method has no trained decoder."
+        return (
+            "The method has no trained decoder, and none was fitted to its representations; `genssl evaluate` fits one."
+        )
     if not figures.is_image(seen.images.shape[1:]):
         return f"Items of shape {list(seen.images.shape[1:])} are no images."
     return ""
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
     return text[:1].upper() + text[1:].rstrip(".") + "."
-
-
-def _stddev(posterior: Any, mean: Tensor) -> Tensor | None:
-    """[N, D] > 0, or None for a deterministic guide."""
-    try:
-        scale = posterior.stddev.flatten(1).float().cpu()
-    except (AttributeError, NotImplementedError):
-        return None
-    return scale if scale.shape == mean.shape and bool((scale > 0).any()) else None
-
-
-def _joined(parts: list[Tensor | None]) -> Tensor | None:
-    known = [part.cpu() for part in parts if part is not None]
-    return torch.cat(known) if len(known) == len(parts) else None
-
-
-def _device(method: Any) -> torch.device:
-    return next((parameter.device for parameter in method.parameters()), torch.device("cpu"))

@@ -67,6 +67,11 @@ def samples(images: Tensor, columns: int = 10) -> Figure:
     return _montage(parts, [""] * rows, columns)
 
 
+def rows_of_images(rows: Sequence[Tensor], names: Sequence[str]) -> Figure:
+    """Rows of images [n, *event], each with its name; n is the same in all."""
+    return _montage([_pictures(row) for row in rows], names, len(rows[0]))
+
+
 def latent_map(z: Tensor, label: Tensor | None = None, classes: Sequence[str] | None = None) -> Figure:
     """z [N, D], D >= 2, on its two principal components, coloured by label [N]; axes tell the explained variance."""
     if z.dim() != 2 or z.shape[1] < 2:
@@ -77,7 +82,24 @@ def latent_map(z: Tensor, label: Tensor | None = None, classes: Sequence[str] | 
     share = values.square() / values.square().sum().clamp(min=1e-300)
     if len(directions) < 2:
         raise ShapeError(f"latent_map: {len(z)} items, expected at least 2; a map of fewer shows nothing")
-    points = (centred @ directions[:2].T).numpy()
+    figure, axes = scattered((centred @ directions[:2].T).numpy(), label, classes)
+    axes.set_xlabel(f"first principal component ({share[0]:.0%} of variance)")
+    axes.set_ylabel(f"second ({share[1]:.0%} of variance)")
+    return figure
+
+
+def neighbour_map(points: np.ndarray, label: Tensor | None = None, classes: Sequence[str] | None = None) -> Figure:
+    """Points [N, 2] of a t-SNE, coloured by label [N]; its axes have no unit."""
+    figure, axes = scattered(points, label, classes)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_xlabel("t-SNE, no unit")
+    axes.set_ylabel("t-SNE, no unit")
+    return figure
+
+
+def scattered(points: np.ndarray, label: Tensor | None, classes: Sequence[str] | None) -> tuple[Figure, Axes]:
+    """Points [N, 2] as dots, coloured by label [N], with a legend of at most 20 classes."""
     figure, axes = _panel(height=4.4)
     size = 3 * min(4.0, max(1.0, (5000 / len(points)) ** 0.5))
     found = None if label is None else np.unique(label.cpu().numpy())
@@ -100,8 +122,24 @@ def latent_map(z: Tensor, label: Tensor | None = None, classes: Sequence[str] | 
         }
         figure.legend(loc="outside lower center", ncols=4 if len(found) > 4 else len(found), **rows)
     axes.set_aspect("equal", adjustable="datalim")
-    axes.set_xlabel(f"first principal component ({share[0]:.0%} of variance)")
-    axes.set_ylabel(f"second ({share[1]:.0%} of variance)")
+    return figure, axes
+
+
+def spectrum(parts: Mapping[str, Sequence[float]]) -> Figure:
+    """Eigenvalues of the covariance, descending, a line a part, on a logarithmic axis; those that are 0 are left out."""
+    figure, axes = _panel()
+    for (name, values), colour in zip(parts.items(), (BLUE, ORANGE, GREY), strict=False):
+        above = [(i + 1, value) for i, value in enumerate(values) if value > 0]
+        if above:
+            axes.plot(
+                *zip(*above, strict=True), color=colour, marker="o", markersize=3, linewidth=1.2, label=plain(name)
+            )
+    axes.set_yscale("log")
+    axes.set_xlabel("eigenvalue, largest first")
+    axes.set_ylabel("variance, in units of z squared")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    if len(parts) > 1:
+        axes.legend(frameon=False, fontsize=8)
     return figure
 
 
@@ -169,14 +207,15 @@ def _montage(rows: Sequence[np.ndarray], names: Sequence[str], columns: int) -> 
         for j, picture in enumerate(row):
             top, left = i * (height + gap), j * (width + gap)
             page[top : top + height, left : left + width] = picture
-    margin = 0.1 if any(names) else 0.0  # the share of the width that the names take
+    # The share of the width that the names take: 7 points a letter and a half.
+    margin = min(0.45, max(0.1, 0.0125 * max(map(len, names)))) if any(names) else 0.0
     figure = Figure(figsize=(4.6, 4.6 * (1 - margin) * page.shape[0] / page.shape[1]), facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.add_axes((margin, 0, 1 - margin, 1))
     axes.imshow(page.squeeze(-1) if channels == 1 else page, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.spines[:].set_visible(False)
     axes.set_xticks([])
-    axes.set_yticks([i * (height + gap) + height / 2 for i in range(len(rows))], names, fontsize=7)
+    axes.set_yticks([i * (height + gap) + height / 2 for i in range(len(rows))], [plain(n) for n in names], fontsize=7)
     axes.tick_params(length=0)
     return figure
 

@@ -3,6 +3,7 @@
 from genssl.views.colour import ColourJitter
 from genssl.views.compose import Compose, Identity, PerImage, Transform
 from genssl.views.erase import Erase
+from genssl.views.features import CorruptFeatures
 from genssl.views.filters import GaussianBlur, Noise, Solarise
 from genssl.views.geometry import Geometric
 from genssl.views.grouping import make_groups
@@ -11,6 +12,7 @@ from genssl.views.presets import celeba, cifar10, digits, fashion_mnist, images,
 __all__ = [
     "ColourJitter",
     "Compose",
+    "CorruptFeatures",
     "Erase",
     "GaussianBlur",
     "Geometric",

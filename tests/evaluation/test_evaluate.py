@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 
 import pytest
 import torch
 from fake_runs import Blind, Point, fake_run, images, make_data
 
 from genssl.errors import NonFiniteError
-from genssl.evaluation import evaluate, knn, known_style
+from genssl.evaluation import CORE, evaluate, knn, known_style
 from genssl.evaluation.items import batches, count, labels_of
 from genssl.files import DiskError
 from genssl.groups import Groups
@@ -25,15 +26,15 @@ def few_points(monkeypatch):
 @pytest.fixture
 def quick(monkeypatch):
     """Without the MLP probe, which has its own tests."""
-    module = importlib.import_module("genssl.evaluation.evaluate")  # the package shows the function under that name
+    module = importlib.import_module("genssl.evaluation.stages")
     monkeypatch.setattr(module, "mlp_probe", lambda *parts, seed: {"validation": 0.5, "test": 0.5, "test_best": 0.5})
 
 
 def test_what_is_measured(tmp_path):
     run = fake_run(tmp_path)
-    figures = evaluate(run)
+    figures = evaluate(run, CORE)
     assert figures == json.loads((tmp_path / "evaluation.json").read_text())
-    assert [path.name for path in tmp_path.iterdir()] == ["evaluation.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["evaluation", "evaluation.json"]
     for content in (figures["content"], figures["random_encoder"]["content"]):
         assert set(content) == {"knn", "linear", "mlp"}
         for values in content.values():
@@ -56,9 +57,10 @@ def test_what_is_measured(tmp_path):
 
 def test_the_random_encoder_is_measured_by_itself(tmp_path, quick):
     run = fake_run(tmp_path)
-    before = evaluate(run)
+    before = evaluate(run, CORE)
+    shutil.rmtree(tmp_path / "evaluation")
     run.random_encoder = lambda: Blank(run.method.event)
-    figures = evaluate(run)
+    figures = evaluate(run, CORE)
     assert figures["content"] == before["content"]
     assert figures["random_encoder"]["content"]["linear"]["test"] < 0.5 < figures["content"]["linear"]["test"]
 
@@ -79,11 +81,12 @@ def test_leaves_the_run_bit_identical(tmp_path, quick):
     assert all(torch.equal(value, before[name]) for name, value in run.method.state_dict().items())
     assert all(child.training for child in run.method.modules())
     assert torch.equal(torch.get_rng_state(), generator)
+    shutil.rmtree(tmp_path / "evaluation")
     assert evaluate(run) == first
 
 
 def test_without_labels_content_is_null_with_a_reason(tmp_path):
-    figures = evaluate(fake_run(tmp_path, labelled=False))
+    figures = evaluate(fake_run(tmp_path, labelled=False), CORE)
     assert figures["content"] is None
     assert figures["random_encoder"]["content"] is None
     assert "no labels" in figures["notes"]["content"]
@@ -91,22 +94,22 @@ def test_without_labels_content_is_null_with_a_reason(tmp_path):
 
 
 def test_without_a_validation_split_nothing_is_chosen_on_test(tmp_path):
-    figures = evaluate(fake_run(tmp_path, validation=None))
+    figures = evaluate(fake_run(tmp_path, validation=None), CORE)
     assert figures["content"] is None
     assert "no validation items" in figures["notes"]["content"]
 
 
 def test_without_a_decoder_or_with_one_that_was_never_trained(tmp_path, quick):
     run = fake_run(tmp_path, Blind())
-    assert evaluate(run)["generation"]["mse"] is None
+    assert evaluate(run, CORE)["generation"]["mse"] is None
     run = fake_run(tmp_path)
     run.method.objective = torch.nn.Module()
     run.method.objective.needs = frozenset({"model"})
-    figures = evaluate(run)
+    figures = evaluate(run, CORE)
     assert figures["generation"]["mse"] is None
     assert "no trained decoder" in figures["notes"]["generation.mse"]
     run.method.objective.needs = frozenset({"model", "decoder"})
-    assert evaluate(run)["generation"]["mse"] > 0
+    assert evaluate(run, CORE)["generation"]["mse"] > 0
 
 
 def test_a_diverged_run_is_an_error_on_one_line(tmp_path):
@@ -131,9 +134,9 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, quick, monkeypatch):
 
     monkeypatch.setattr("os.replace", full)
     with pytest.raises(DiskError, match="disk is full"):
-        evaluate(fake_run(tmp_path))
+        evaluate(fake_run(tmp_path), CORE)
     assert (tmp_path / "evaluation.json").read_text() == "old"
-    assert [path.name for path in tmp_path.iterdir()] == ["evaluation.json"]
+    assert [path.name for path in tmp_path.rglob("*.*")] == ["evaluation.json"]
 
 
 def natural_groups(number, seed):

@@ -9,6 +9,7 @@ from sklearn.preprocessing import StandardScaler
 
 from genssl.evaluation import linear_probe, mlp_probe
 from genssl.evaluation.probes import LEARNING_RATES
+from genssl.evaluation.reliability import expected_calibration_error
 
 
 def made(seed=0, size=1500, dim=4, classes=3, rule="clusters"):
@@ -50,6 +51,50 @@ def test_linear_probe_reaches_the_penalised_optimum_of_scikit_learn():
     model = LogisticRegression(C=1 / (0.3 * 300), max_iter=1000, tol=1e-10)
     model.fit(scale.transform(parts[0].double().numpy()), parts[1].numpy())
     assert figures["test"] == pytest.approx(model.score(scale.transform(parts[4].double().numpy()), parts[5].numpy()))
+
+
+def test_the_calibration_error_is_that_of_the_chosen_classifier_on_test():
+    parts = made(8, size=300)
+    figures = linear_probe(*parts)
+    scale = StandardScaler().fit(parts[0].double().numpy())
+    model = LogisticRegression(C=1 / (figures["l2"] * 300), max_iter=2000, tol=1e-10)
+    model.fit(scale.transform(parts[0].double().numpy()), parts[1].numpy())
+    probability = torch.from_numpy(model.predict_proba(scale.transform(parts[4].double().numpy())))
+    assert figures["ece"] == pytest.approx(expected_calibration_error(probability, parts[5]), abs=2e-3)
+    # Of each penalty its own, so that the choice decides which is told.
+    alone = {l2: linear_probe(*parts, l2=[l2])["ece"] for l2 in (1.0, figures["l2"])}
+    assert figures["ece"] == pytest.approx(alone[figures["l2"]], abs=2e-3)
+    assert alone[1.0] > figures["ece"] + 0.05  # the strong penalty is far too unsure
+    assert all(type(value) is float for value in figures.values())
+
+
+def test_the_calibration_error_of_the_mlp_is_that_of_its_epoch(monkeypatch):
+    parts = made(9, size=600, rule="ring")
+    seen = []
+
+    def watched(probability, y):
+        seen.append((probability, expected_calibration_error(probability, y)))
+        return seen[-1][1]
+
+    monkeypatch.setattr("genssl.evaluation.probes.expected_calibration_error", watched)
+    figures = mlp_probe(*parts, learning_rates=[1e-2], epochs=20)
+    assert len(seen) > figures["epoch"] > 1
+    probability, error = seen[int(figures["epoch"]) - 1]
+    assert figures["ece"] == error
+    classes = parts[1].unique()
+    assert float((classes[probability.argmax(1)] == parts[5]).double().mean()) == figures["test"]
+    assert len({error for _, error in seen}) > 2
+
+
+@pytest.mark.parametrize("probe", [linear_probe, mlp_probe])
+def test_calibration_errors_of_unseen_classes_and_far_rows(probe):
+    parts = made(10, size=300)
+    unseen = [*parts[:5], torch.full_like(parts[5], 9)]
+    figures = probe(*unseen)
+    assert figures["test"] == 0
+    assert figures["ece"] > 1 / 3  # the mean confidence: every row is wrong
+    far = [*parts[:4], parts[4].double() * 1e300, parts[5]]  # beyond float32, in which the MLP computes
+    assert 0 <= probe(*far)["ece"] <= 1
 
 
 def test_a_ring_is_read_by_the_mlp_and_not_by_the_linear_probe():

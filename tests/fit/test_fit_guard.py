@@ -58,6 +58,8 @@ class Faulty(Normed):
                 mean = mean.index_fill(0, torch.tensor([5]), torch.nan)
             if bad and self.fault == "gradient":  # its value is 0, its derivative is not finite
                 mean = mean + (0 * self.extra).sqrt()
+            if bad and self.fault == "norm":  # its value is 0, its derivative finite, but not the square of that
+                mean = mean + 1e24 * (self.extra - self.extra.detach())
             pyro.sample("x", dist.Normal(mean, scale).to_event(1 + len(self.event)), obs=groups.x)
 
     def update(self):
@@ -89,6 +91,7 @@ def spoiled(step):
         ("prior", r"step 13: the prior term of site 'z' is (-inf|nan) for group \d+;"),
         ("reconstruction", r"step 13: the reconstruction term of site 'x' is nan for group \d+;"),
         ("gradient", r"step 13: the loss is finite, the gradient of extra is not"),
+        ("norm", r"step 13: loss and gradients are finite, but the norm of the gradient overflows .*standardise"),
     ],
 )
 def test_what_failed_is_named_and_the_good_checkpoint_kept(fault, told, optimizer, tmp_path, monkeypatch):

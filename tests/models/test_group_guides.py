@@ -13,6 +13,7 @@ from torch import nn
 
 import genssl
 from genssl.errors import SettingsError
+from genssl.evaluation.generated import next_views
 from genssl.groups import Groups
 from genssl.objective import Objective
 from genssl.terms import LogPrior, PosteriorEntropy
@@ -172,3 +173,17 @@ def test_a_fit_with_a_group_guide_is_loaded_and_evaluated(kind, tmp_path):
         torch.testing.assert_close(again.method.joint(groups).mean, run.method.joint(groups).mean)
         torch.testing.assert_close(again.method.content(groups).mean, run.method.content(groups).mean)
     assert run.evaluate(["content"])["content"]["knn"]["test"] > 0
+
+
+def test_further_views_come_from_draws_of_the_whole_group(tmp_path):
+    """Not from draws of its views by themselves."""
+    settings = {"dim": 2, "hidden": [8], "group_guide": "product"}
+    run = genssl.fit(
+        "SimVAE", "digits", limit=96, num_views=3, batch_size=16, max_steps=0, settings=settings, out=tmp_path / "run", progress=False
+    )  # fmt: skip
+    groups = run.groups("test", 4)
+    with torch.no_grad():
+        joint = run.method.joint(groups)
+        expected = run.method.prior(groups).next_view(joint.mean).mean
+    drawn = next_views(run, groups, 4000).z
+    torch.testing.assert_close(drawn.mean(1), expected, rtol=0, atol=0.15)

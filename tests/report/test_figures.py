@@ -14,7 +14,7 @@ from sklearn.decomposition import PCA
 
 from genssl.errors import ShapeError
 from genssl.report import figures
-from genssl.report.drawing import gaussian_samples
+from genssl.report.looking import gaussian_samples
 
 
 def text_of(figure):

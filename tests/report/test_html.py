@@ -12,7 +12,7 @@ from fake_runs import Blind, Tiny, fake_run
 
 from genssl.errors import DataError, SettingsError
 from genssl.files import DiskError
-from genssl.report import figures, write
+from genssl.report import drawing, figures, write
 from genssl.report.diagram import diagram
 from genssl.report.distrust import distrust
 from genssl.report.drawing import Drawing
@@ -64,6 +64,7 @@ EVALUATION = {"content": CONTENT, "random_encoder": {"content": RANDOM}, "genera
 def prepared(tmp_path, monkeypatch):
     """Two folders, and figures that are coarse and quick; test_figures looks at the real ones."""
     monkeypatch.setattr(figures, "DPI", 40)
+    monkeypatch.setattr(drawing, "NEIGHBOURS", 30)
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
 
@@ -125,7 +126,10 @@ def test_tells_the_run_from_top_to_bottom(tmp_path):
         "reconstructions",
         "samples",
         "map",
+        "neighbours",
         "posterior_scales",
+        "class_samples",
+        "traversals",
     }
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {f"{name}.png" for name in names}
     assert page.tags.count("img") == len(names)
@@ -173,7 +177,7 @@ def test_asks_nothing_of_the_network(tmp_path):
 
 def test_hostile_names_stay_text(tmp_path):
     config = {
-        "method": EVIL, "data": EVIL, "seed": 0, "settings": {EVIL: EVIL}, "versions": {EVIL: EVIL}, "lr": EVIL,
+        "method": EVIL, "data": EVIL, "seed": 0, "num_views": 2, "settings": {EVIL: EVIL}, "versions": {EVIL: EVIL}, "lr": EVIL,
         "slots": dict.fromkeys(("reconstruction", "entropy", "prior"), EVIL), "notes": [EVIL],
         "data_description": {"name": EVIL, "sizes": {EVIL: 1}, "event_shape": [EVIL], "notes": EVIL},
     }  # fmt: skip
@@ -232,7 +236,7 @@ def test_says_what_is_missing(tmp_path):
 def test_figures_that_do_not_apply_say_why_and_are_not_left_behind(tmp_path):
     write([fake_run(tmp_path, config=CONFIG, metrics=METRICS)])
     page = page_of(fake_run(tmp_path, Blind(), config=CONFIG, metrics=METRICS))
-    assert "The method has no trained decoder." in page.text
+    assert "The method has no trained decoder, and none was fitted" in page.text
     assert "The guide is deterministic: q(z|x) has no standard deviation." in page.text
     assert "the ELBO is not defined" in page.text
     assert "no bound on log p(x)" in page.text

@@ -1,0 +1,61 @@
+"""Bars in groups, and dots against a setting: functions of numbers that return a matplotlib Figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from genssl.report.figures import plain
+
+
+def grouped(names: Sequence[str], values: Mapping[str, Sequence[float | None]], unit: str) -> Figure:
+    """A group of horizontal bars for each of `names`, a bar a key of values, labelled; None leaves its place empty, below 0 is 0."""
+    height = 0.16 * len(names) * len(values) + 0.28 * len(names) + 0.9
+    figure = Figure(figsize=(5.6, max(1.8, height)), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    palette = matplotlib.colormaps["tab10"]
+    width, at = 0.8 / len(values), np.arange(len(names))
+    for i, (label, row) in enumerate(values.items()):
+        shown = [0.0 if value is None else max(0.0, value) for value in row]
+        places = at + (i - (len(values) - 1) / 2) * width
+        axes.barh(places, shown, height=0.9 * width, color=palette(i % 10), label=plain(label))
+        for place, value in zip(places, row, strict=True):
+            if value is not None:
+                axes.text(max(0.0, value) + 0.008, place, f"{value:.2f}", va="center", fontsize=6)
+    axes.set_yticks(at, [plain(str(name)) for name in names], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.08)
+    axes.set_xlabel(unit)
+    axes.spines[["top", "right"]].set_visible(False)
+    if len(values) > 1:
+        figure.legend(
+            loc="outside lower center", frameon=False, fontsize=8, ncols=2 if max(map(len, values)) > 24 else 3
+        )
+    return figure
+
+
+def against(lines: Mapping[str, Sequence[tuple[float, float]]], setting: str, unit: str) -> Figure:
+    """Dots (setting, value) a run, with a line through the means of each key; the axis is logarithmic where the values span a decade."""
+    figure = Figure(figsize=(4.6, 2.9), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    palette = matplotlib.colormaps["tab10"]
+    for i, (label, points) in enumerate(lines.items()):
+        at = sorted({x for x, _ in points})
+        means = [float(np.mean([y for x, y in points if x == place])) for place in at]
+        axes.plot(at, means, color=palette(i % 10), linewidth=1.2, label=plain(label))
+        axes.plot(*zip(*points, strict=True), color=palette(i % 10), marker="o", markersize=3.5, linestyle="")
+    every = [x for points in lines.values() for x, _ in points]
+    if min(every) > 0 and max(every) / min(every) >= 10:
+        axes.set_xscale("log")
+    axes.set_xlabel(plain(setting))
+    axes.set_ylabel(unit)
+    axes.spines[["top", "right"]].set_visible(False)
+    if len(lines) > 1:
+        axes.legend(frameon=False, fontsize=8)
+    return figure

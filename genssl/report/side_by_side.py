@@ -1,0 +1,172 @@
+"""Several runs side by side: a table, the same items decoded by each, style and accuracy as bars, accuracy against a setting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from genssl.report import bars, figures
+from genssl.report.drawing import Drawing
+from genssl.report.looking import Look
+from genssl.report.markup import code, head, note, percent, picture, row, table
+from genssl.report.tables import PROBES
+
+SLOTS = ("reconstruction", "entropy", "prior")
+COLUMNS = 10
+
+Evaluations = Sequence[dict[str, Any] | str]
+
+
+def comparison(
+    names: Sequence[str], runs: Sequence[Any], looks: Sequence[Look], evaluations: Evaluations, folder: Path
+) -> str:
+    """The part above the runs; its figures also go to folder/*.png. names: of the runs, made unlike where two are the same."""
+    names = unlike(names, [run.config for run in runs])
+    known = [found if isinstance(found, dict) else {} for found in evaluations]
+    rows = "".join(_row(name, run, found) for name, run, found in zip(names, runs, known, strict=True))
+    drawings = {
+        "reconstructions_side_by_side": reconstructions(names, looks),
+        "accuracy_bars": accuracy(names, known),
+        "style_bars": style(names, known),
+        "accuracy_against_setting": against_setting([run.config for run in runs], known),
+    }
+    pictures = "".join(picture(folder, name, drawing) for name, drawing in drawings.items() if drawing is not None)
+    return (
+        f"<h1>{len(runs)} runs</h1>"
+        + table(head("run", numbers=[*PROBES.values(), "mse"]) + "".join(f"<th>{slot}</th>" for slot in SLOTS), rows)
+        + note(
+            "Accuracy on test, settings chosen on validation; mse: of reconstructed test items, per pixel, by the method's own "
+            "decoder or (*) one fitted to its frozen representation. Terms of different kinds are on different scales: compare "
+            "curves within a run, not across runs."
+        )
+        + f'<div class="figures wide">{pictures}</div>'
+    )
+
+
+def unlike(names: Sequence[str], configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names that tell the runs apart: where several are the same, with the settings that are not, else with a number."""
+    out = []
+    for name, config in zip(names, configs, strict=True):
+        same = [other for other_name, other in zip(names, configs, strict=True) if other_name == name]
+        told = {key: value for key, value in _told(config).items() if any(_told(o).get(key) != value for o in same)}
+        out.append(name + (f" ({', '.join(f'{key} {value}' for key, value in told.items())})" if told else ""))
+    return [name if out.count(name) == 1 else f"{name} #{out[: i + 1].count(name)}" for i, name in enumerate(out)]
+
+
+def _told(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a run that tell it from others, flat."""
+    chosen = {
+        key: config.get(key)
+        for key in ("seed", "num_views", "batch_size", "lr", "epochs", "steps", "precision", "views")
+    }
+    return chosen | dict(config.get("settings") or {}) | dict(config.get("replaced") or {})
+
+
+def _row(name: str, run: Any, evaluation: Mapping[str, Any]) -> str:
+    content, slots = evaluation.get("content") or {}, run.config.get("slots") or {}
+    generation = evaluation.get("generation") or {}
+    mse, adhoc = generation.get("mse"), (generation.get("adhoc") or {}).get("mse")
+    shown = "-" if mse is None and adhoc is None else f"{mse:.4f}" if mse is not None else f"{adhoc:.4f}*"
+    cells = [percent(content.get(key)) for key in PROBES] + [f'<td class="number">{shown}</td>']
+    return row(name, *cells, *(code(slots.get(slot)) for slot in SLOTS))
+
+
+def reconstructions(names: Sequence[str], looks: Sequence[Look]) -> Drawing | None:
+    """The same test items, decoded by every run that can; None where the runs do not share items."""
+    shown = [
+        (name, look.images, look.decoded, look.adhoc)
+        for name, look in zip(names, looks, strict=True)
+        if look.images is not None and look.decoded is not None
+    ]
+    if not shown or not figures.is_image(shown[0][1].shape[1:]):
+        return None
+    first = shown[0][1]
+    same = [one for one in shown if one[1].shape == first.shape and torch.equal(one[1], first)]
+    if len(same) < 2:
+        return None
+    rows = [first[:COLUMNS], *(decoded[:COLUMNS] for _, _, decoded, _ in same)]
+    caption = "Clean test items (first row) and decode(mean of q(z|x)) of each run."
+    if any(adhoc for *_, adhoc in same):
+        caption += " * by a decoder that was fitted to the frozen representation, since the method has none."
+    stars = [f"{name}*" if adhoc else name for name, _, _, adhoc in same]
+    return Drawing("The same items by every run", caption, figures.rows_of_images(rows, ["test", *stars]))
+
+
+def accuracy(names: Sequence[str], evaluations: Sequence[Mapping[str, Any]]) -> Drawing | None:
+    """Content accuracy of every run, a bar a probe."""
+    values = {
+        label: [_test((found.get("content") or {}).get(key)) for found in evaluations] for key, label in PROBES.items()
+    }
+    return _bars(
+        "Accuracy on test",
+        names,
+        values,
+        "accuracy",
+        "Settings of a probe are chosen on validation; one seed a run, so no intervals.",
+    )
+
+
+def style(names: Sequence[str], evaluations: Sequence[Mapping[str, Any]]) -> Drawing | None:
+    """Known factors of style from z by the better of the two predictors on validation, a bar a run."""
+    for of in ("items", "views"):
+        tables = [((found.get("style") or {}).get(of) or {}).get("z") or {} for found in evaluations]
+        factors = list(dict.fromkeys(factor for found in tables for factor in found))
+        if factors:
+            values = {
+                name: [_best(found.get(factor)) for factor in factors]
+                for name, found in zip(names, tables, strict=True)
+            }
+            caption = (
+                f"R2 (for categories the accuracy) of known style of {of}, predicted from z on test; linearly or by a kernel, "
+                "whichever was better on validation. Below 0 is drawn as 0."
+            )
+            return _bars(f"Style of {of}", factors, values, "R2 or accuracy", caption)
+    return None
+
+
+def against_setting(configs: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[str, Any]]) -> Drawing | None:
+    """MLP-probe accuracy against the one numeric setting that the runs of a method differ in; None where there is none."""
+    told = [_told(config) | {"method": config.get("method")} for config in configs]
+    varied = [
+        key for key in dict.fromkeys(key for one in told for key in one)
+        if key not in ("method", "seed", "steps", "epochs") and len({repr(one.get(key)) for one in told}) > 1
+    ]  # fmt: skip
+    if len(varied) != 1:
+        return None
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for one, found in zip(told, evaluations, strict=True):
+        at, value = one.get(varied[0]), _test((found.get("content") or {}).get("mlp"))
+        if isinstance(at, (int, float)) and value is not None:
+            lines.setdefault(str(one["method"]), []).append((float(at), value))
+    if sum(len({at for at, _ in points}) > 1 for points in lines.values()) == 0:
+        return None
+    caption = "MLP probe on test; each dot is a run. Other settings are the same."
+    return Drawing(
+        f"Accuracy against {varied[0]}", caption, bars.against(lines, varied[0], "accuracy of the MLP probe")
+    )
+
+
+def _bars(
+    title: str, names: Sequence[str], values: Mapping[str, list[float | None]], unit: str, caption: str
+) -> Drawing | None:
+    if not any(value is not None for row_ in values.values() for value in row_):
+        return None
+    return Drawing(title, caption, bars.grouped(names, values, unit))
+
+
+def _test(values: Any) -> float | None:
+    return values.get("test") if isinstance(values, dict) else None
+
+
+def _best(values: Any) -> float | None:
+    """The test score of the predictor that was better on validation."""
+    known = [values[how] for how in ("linear", "kernel") if how in values] if isinstance(values, dict) else []
+    scored: list[dict[str, Any]] = [
+        one for one in known if isinstance(one, dict) and isinstance(one.get("test"), (int, float))
+    ]
+    if not scored:
+        return None
+    return float(max(scored, key=lambda one: float(one.get("validation", one["test"])))["test"])

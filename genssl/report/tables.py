@@ -1,0 +1,250 @@
+"""The tables of evaluation.json: content, style, geometry, identity, generation; where a part is missing, the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from genssl.report.markup import head, note, number, percent, row, table, text
+
+PROBES = {"knn": "k nearest neighbours", "linear": "linear probe", "mlp": "MLP probe"}
+
+STYLE = (
+    "R2 of known factors of style predicted from z (accuracy where % stands): 1 is all of a factor, and a z that is content "
+    "alone gives no more than content tells, 0 where the two are independent; linearly, and by a kernel, which sees fewer "
+    "points but also finds style that no linear map does. Of groups of J views, content is the mean and residual is z less "
+    "the mean of z: style that is a linear part of z gives 1/J and 1 - 1/J there."
+)
+
+Evaluation = dict[str, Any]
+
+
+def results(evaluation: Evaluation) -> str:
+    """Every table that has something in it, top to bottom."""
+    makers: tuple[Callable[[Evaluation], str], ...] = (content, style, geometry, identity, generation)
+    return "".join(maker(evaluation) for maker in makers)
+
+
+def content(evaluation: Evaluation) -> str:
+    """How well the labels are read off z, with many of them, with few, and with none."""
+    found, notes = evaluation.get("content"), _notes(evaluation)
+    if not found:
+        return f"<p>No content accuracy: {text(notes.get('content') or 'not measured')}.</p>"
+    random = (evaluation.get("random_encoder") or {}).get("content") or {}
+    after = (evaluation.get("after_head") or {}).get("content") or {}
+    ece = any("ece" in (found.get(key) or {}) for key in PROBES)
+    rows = "".join(
+        row(
+            name,
+            percent(found.get(key)),
+            percent(random.get(key)),
+            *([percent(after.get(key))] if after else []),
+            percent(found.get(key), "test_best"),
+            *([number((found.get(key) or {}).get("ece"), ".3f")] if ece else []),
+        )
+        for key, name in PROBES.items()
+    )
+    heads = ["this run", "random encoder", *(["after the head"] if after else []), "best on test*"]
+    out = table(head("accuracy on test", numbers=[*heads, *(["calibration error"] if ece else [])]), rows)
+    out += note(
+        "How well the labels are read off z. Settings of a probe are chosen on validation. The random encoder is the same network "
+        "before learning. * chosen on the test set itself: optimistic, only for comparison with papers that report it."
+        + (" Calibration error: of the probe's probabilities (expected, 15 bins)." if ece else "")
+    )
+    return out + _few_labels(evaluation) + _clusters(evaluation)
+
+
+def _few_labels(evaluation: Evaluation) -> str:
+    found = evaluation.get("low_label") or {}
+    counts = [key for key in found if key.isdigit()]
+    if not counts:
+        return ""
+    rows = "".join(row(f"{key} a class", percent(found[key]), number(found[key].get("std"), ".1%")) for key in counts)
+    return table(head("labels", numbers=["linear probe on test", "spread over draws"]), rows)
+
+
+def _clusters(evaluation: Evaluation) -> str:
+    found = evaluation.get("clustering")
+    if not found:
+        return ""
+    rows = row(
+        f"{found.get('components', '')} clusters",
+        percent(found, "accuracy"),
+        number(found.get("nmi"), ".3f"),
+        number(found.get("ari"), ".3f"),
+    )
+    return table(head("no labels", numbers=["accuracy", "NMI", "ARI"]), rows) + note(
+        "A mixture of Gaussians fitted to z without labels, the best of several starts. Accuracy under the best assignment of clusters to "
+        "classes, found on the scored items themselves; NMI and ARI need none."
+    )
+
+
+def style(evaluation: Evaluation) -> str:
+    """A table for the style of the items and one for that of the views; nothing where it was not looked for."""
+    random = (evaluation.get("random_encoder") or {}).get("style") or {}
+    notes, out, tables = _notes(evaluation), "", False
+    for name, found in (evaluation.get("style") or {}).items():
+        if not found:
+            out += f"<p>No style of {text(name)}: {text(notes.get(f'style.{name}') or 'not measured')}.</p>"
+            continue
+        parts = {"z": found.get("z"), "random encoder": (random.get(name) or {}).get("z")}
+        groups = {part: found[part] for part in ("content", "residual") if part in found}
+        out += _style_table(name, parts, groups) if found.get("z") else ""
+        out += "".join(f"<p>{text(factor)}: {text(why)}.</p>" for factor, why in (found.get("left_out") or {}).items())
+        tables = tables or bool(found.get("z"))
+    return out + (note(STYLE) if tables else "")
+
+
+def _style_table(name: str, parts: dict[str, Any], groups: dict[str, Any]) -> str:
+    """One row a factor: z and the random encoder by both predictors, content and residual of groups by the linear one."""
+    columns = [(part, how) for part in parts for how in ("linear", "kernel")] + [(part, "linear") for part in groups]
+    heads = head(f"style of {name}, on test", numbers=[f"{part}, {how}" for part, how in columns])
+    found, rows = parts | groups, ""
+    for factor, values in parts["z"].items():
+        cells = "".join(_predicted((found[part] or {}).get(factor), how) for part, how in columns)
+        rows += f'<tr><th scope="row">{_factor(factor, values)}</th>{cells}</tr>'
+    return table(heads, rows)
+
+
+def _factor(name: str, values: dict[str, Any]) -> str:
+    majority = values.get("majority")
+    return text(name) + ("" if majority is None else f" <small>(most frequent: {majority:.1%})</small>")
+
+
+def _predicted(values: Any, how: str) -> str:
+    """R2, or for categories the accuracy as a percentage."""
+    if not isinstance(values, dict) or how not in values:
+        return number(None)
+    return number(values[how]["test"], ".1%" if values.get("kind") == "categorical" else ".2f")
+
+
+def geometry(evaluation: Evaluation) -> str:
+    """Ranks and what views do to z, before and after a head."""
+    found = evaluation.get("geometry")
+    if not found:
+        return ""
+    after = (evaluation.get("after_head") or {}).get("geometry") or {}
+    both = {"z": found} | ({"after the head": after} if after else {})
+    dims = ", ".join(f"{part['dim']} {'of ' + name if name == 'z' else name}" for name, part in both.items())
+    lines: list[tuple[str, tuple[str, ...], str]] = [
+        (f"effective rank (dimensions: {dims})", ("effective_rank",), ".2f"),
+        ("decay of the spectrum, alpha", ("alpha_req",), ".2f"),
+        ("alignment of two views", ("groups", "alignment"), ".3f"),
+        ("uniformity on the sphere", ("groups", "uniformity"), ".3f"),
+        ("variance within groups, a dimension", ("groups", "variance", "within"), ".3g"),
+        ("variance between groups, a dimension", ("groups", "variance", "between"), ".3g"),
+        ("directions that tell groups apart (LiDAR)", ("groups", "lidar"), ".2f"),
+        ("I[z; z'] at least, nats", ("groups", "view_information", "nats"), ".2f"),
+        ("its cap, nats", ("groups", "view_information", "cap"), ".2f"),
+    ]
+    rows = "".join(
+        row(name, *(number(_at(part, path), form) for part in both.values()))
+        for name, path, form in lines
+        if any(_at(part, path) is not None for part in both.values())
+    )
+    return table(head("geometry of test items and views", numbers=list(both)), rows) + note(
+        "Effective rank: exp of the entropy of the normalised singular values. Alignment: mean squared distance of two views on the unit "
+        "sphere, 0 where they coincide; uniformity: lower is more even. Variances are in units of z squared."
+    )
+
+
+def identity(evaluation: Evaluation) -> str:
+    """Whether a view tells which item it is of."""
+    found = evaluation.get("identity")
+    if not found or not isinstance(found.get("retrieval"), (int, float)):
+        return ""
+    detail = found.get("detail") or {}
+    lines = {
+        name: detail.get(key) for key, name in (("euclidean", "z"), ("cosine", "z, by angle"), ("input", "pixels"))
+    }
+    rows = "".join(
+        row(
+            f"{name}, of {line.get('candidates') or 0:.0f} items",
+            percent(line, "top1"),
+            percent(line, "chance"),
+            percent(line.get("within_class"), "top1"),
+            percent(line.get("within_class"), "chance"),
+        )
+        for name, line in lines.items()
+        if line
+    )
+    out = table(
+        head("the right item from a fresh view", numbers=["nearest", "chance", "within its class", "chance"]), rows
+    )
+    shattered = detail.get("shattering") or {}
+    capacity = (
+        f" Hyperplanes separate half of all labellings of {shattered['capacity']:.0f} items with a view each; of points in general "
+        f"position of {shattered['cover_capacity']:.0f} (Cover)."
+        if shattered.get("capacity") and shattered.get("cover_capacity")
+        else ""
+    )
+    return out + note("A z that holds the class alone is at chance within it." + capacity)
+
+
+def generation(evaluation: Evaluation) -> str:
+    """Squared error, bound and distances of what is decoded."""
+    found, notes = evaluation.get("generation") or {}, _notes(evaluation)
+    out = ""
+    if found.get("mse") is not None:
+        out += f"<p>Mean squared error of reconstructed clean test items, per pixel: <b>{found['mse']:.5f}</b>.</p>"
+    else:
+        out += _adhoc(found.get("adhoc"), notes)
+    return out + _bound(found.get("bound")) + _frechet(found.get("frechet"))
+
+
+def _adhoc(found: Any, notes: dict[str, Any]) -> str:
+    """What a decoder reaches that was fitted to the frozen representation, where the method has none."""
+    if not found:
+        return f"<p>No reconstruction error: {text(notes.get('generation.mse') or 'not measured')}.</p>"
+    return (
+        "<p>The method has no trained decoder. One that was fitted to its frozen representation reaches a mean squared error per pixel of "
+        f"<b>{found['mse']:.5f}</b> on clean test items; predicting the mean of all items gives {found['baseline_mse']:.5f}.</p>"
+    )
+
+
+def _bound(found: Any) -> str:
+    if not found:
+        return ""
+    weighted = found.get("importance_weighted") or {}
+    rows = row("ELBO", number(found.get("elbo"), ".1f"))
+    rows += "".join(row(f"importance-weighted, {k} draws", number(value, ".1f")) for k, value in weighted.items())
+    bits = found.get("bits_per_dimension")
+    prior = found.get("content_prior") or {}
+    fitted = (
+        f" The method's p(y) is flat, so a Gaussian (standard deviation {prior['scale']:.3g}) was fitted to training content in its place."
+        if prior.get("fitted")
+        else ""
+    )
+    return table(head("lower bound on log p of a test group", numbers=["nats"]), rows) + note(
+        f"{found.get('groups')} groups of {found.get('views')} views, densities of values in [0, 1]"
+        + (f"; the last is {bits:.3f} bits a dimension." if isinstance(bits, (int, float)) else ".")
+        + fitted
+        + " Compare likelihoods of one kind only, at equal views."
+    )
+
+
+def _frechet(found: Any) -> str:
+    if not found:
+        return ""
+    names = {
+        "reconstructions": "reconstructions of test items",
+        "samples": "samples of each class",
+        "unconditional": "samples without a class",
+        "reference": "training items (the floor)",
+    }
+    rows = "".join(row(name, number(found[key], ".3f")) for key, name in names.items() if key in found)
+    return table(head("distance to test items", numbers=["Frechet"]), rows) + note(
+        f"Frechet distance, {text(found.get('items'))} items each, in features: {text(found.get('features'))}. It is not "
+        "comparable with FID."
+    )
+
+
+def _notes(evaluation: Evaluation) -> dict[str, Any]:
+    return evaluation.get("notes") or {}
+
+
+def _at(found: Any, path: tuple[str, ...]) -> Any:
+    """A nested value, or None."""
+    for key in path:
+        found = found.get(key) if isinstance(found, dict) else None
+    return found

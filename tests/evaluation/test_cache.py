@@ -1,0 +1,148 @@
+"""Stages are measured once for the same weights, data, settings and code, and an interrupted evaluation goes on."""
+
+from __future__ import annotations
+
+import importlib
+import json
+
+import pytest
+import torch
+from fake_runs import fake_run, images, make_data
+
+from genssl.datasets.items import Items
+from genssl.errors import SettingsError
+from genssl.evaluation import evaluate
+from genssl.evaluation.cache import Cache
+from genssl.groups import Groups
+
+STAGES = importlib.import_module("genssl.evaluation.stages").STAGES
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Two stages that tell when they run, in place of the real ones."""
+    seen: list[str] = []
+
+    def stage(name, found):
+        def measure(examined):
+            seen.append(name)
+            if isinstance(found, BaseException):
+                raise found
+            return found
+
+        return measure
+
+    for name in list(STAGES):
+        monkeypatch.delitem(STAGES, name)
+    monkeypatch.setitem(STAGES, "one", stage("one", {"value": float("nan"), "pair": (1, 2)}))
+    monkeypatch.setitem(STAGES, "two.a", stage("two.a", "there is nothing"))
+    monkeypatch.setitem(STAGES, "two.b", stage("two.b", 3.0))
+    return seen
+
+
+def test_the_second_call_measures_nothing_and_gives_the_same(tmp_path, measured):
+    run = fake_run(tmp_path)
+    first = evaluate(run)
+    assert measured == ["one", "two.a", "two.b"]
+    assert first["one"] == {"value": None, "pair": [1, 2]}  # as JSON holds it, the first time too
+    assert first["two"] == {"a": None, "b": 3.0}
+    assert first["notes"] == {"two.a": "there is nothing"}
+    assert evaluate(run) == first == json.loads((tmp_path / "evaluation.json").read_text())
+    assert len(measured) == 3
+
+
+def change_weights(run):
+    with torch.no_grad():
+        run.method.decoder.bias[0] += 1e-6
+
+
+def change_buffers(run):
+    run.method.encoder[2].running_mean[0] += 1e-6
+
+
+def change_setting(run):
+    run.config = run.config | {"precision": "bf16"}
+
+
+def change_item(run):
+    split = run.data.test
+    x = split.x.clone()
+    x[5, 0, 0, 0] += 1e-3
+    run.data.test = Items(x, split.label)
+
+
+def change_label(run):
+    run.data.train.label[7] = (run.data.train.label[7] + 1) % 3
+
+
+def change_kind(run):
+    splits = {"train": 300, "validation": 90, "test": 120}
+    run.data = make_data(**{name: Groups(images(0, n).floats()[:, None]) for name, n in splits.items()})
+
+
+def change_objective(run):
+    run.method.objective = torch.nn.Module()
+    run.method.objective.needs = frozenset({"model"})
+
+
+@pytest.mark.parametrize(
+    "change", [change_weights, change_buffers, change_setting, change_item, change_label, change_kind, change_objective]
+)
+def test_what_figures_depend_on_is_measured_anew(tmp_path, measured, change):
+    run = fake_run(tmp_path)
+    evaluate(run)
+    change(run)
+    evaluate(run)
+    assert len(measured) == 6
+
+
+def test_other_code_measures_anew(tmp_path, measured, monkeypatch):
+    evaluate(fake_run(tmp_path))
+    monkeypatch.setattr("genssl.evaluation.cache._code", lambda: "other")
+    evaluate(fake_run(tmp_path))
+    assert len(measured) == 6
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"key": 1}', "\xff"])
+def test_a_damaged_file_counts_as_none(tmp_path, measured, damage):
+    run = fake_run(tmp_path)
+    evaluate(run)
+    (tmp_path / "evaluation" / "two.b.json").write_text(damage, encoding="latin1")
+    assert evaluate(run)["two"]["b"] == 3.0
+    assert measured[3:] == ["two.b"]
+
+
+def test_an_interrupted_evaluation_goes_on_where_it_was_cut(tmp_path, measured, monkeypatch):
+    run = fake_run(tmp_path)
+
+    def stopped(_):
+        raise KeyboardInterrupt
+
+    whole = STAGES["two.a"]
+    monkeypatch.setitem(STAGES, "two.a", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(run)
+    assert not (tmp_path / "evaluation.json").exists()
+    assert all(not child.training for child in run.method.modules()) == (not run.method.training)
+    monkeypatch.setitem(STAGES, "two.a", whole)
+    evaluate(run)
+    assert measured == ["one", "two.a", "two.b"]
+
+
+def test_parts_that_are_not_asked_for_are_null_unless_they_were_measured(tmp_path, measured):
+    run = fake_run(tmp_path)
+    figures = evaluate(run, ["two.b"])
+    assert figures["one"] is None
+    assert figures["two"] == {"a": None, "b": 3.0}
+    assert figures["notes"] == {"one": "not measured", "two.a": "not measured"}
+    assert evaluate(run, "one")["two"]["b"] == 3.0
+    assert measured == ["two.b", "one"]
+    with pytest.raises(SettingsError, match=r"no part 'tow'; there are one, two, and two\.a, two\.b"):
+        evaluate(run, ["tow"])
+
+
+def test_the_key_is_that_of_the_stage_too(tmp_path):
+    cache = Cache(fake_run(tmp_path))
+    assert cache.key("one") != cache.key("two")
+    assert cache.read("one") is None
+    assert cache.write("one", (1.5, float("inf")), 0.1) == [1.5, None] == Cache(fake_run(tmp_path)).read("one")
