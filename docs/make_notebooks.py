@@ -37,7 +37,7 @@ def cells_of(name: str, settings: dict[str, Any]) -> list[Cell]:
     source = (ROOT / "examples" / f"{name}.py").read_text()
     lines, tree = source.splitlines(), ast.parse(source)
     cells: list[Cell] = [("markdown", _header(ast.get_docstring(tree) or "", name))]
-    setup: list[str] = []
+    setup: list[ast.stmt] = []
     for node in tree.body[1:]:
         text = _text(lines, node)
         if isinstance(node, ast.FunctionDef) and node.name == "main":
@@ -45,8 +45,17 @@ def cells_of(name: str, settings: dict[str, Any]) -> list[Cell]:
         elif isinstance(node, ast.FunctionDef | ast.ClassDef):
             cells.append(("code", text))
         elif not (isinstance(node, ast.If) or text == "import argparse"):
-            setup.append(text)
-    return [cells[0], ("code", "\n".join(setup)), *cells[1:]]
+            setup.append(node)
+    return [cells[0], ("code", _together(lines, setup)), *cells[1:]]
+
+
+def _together(lines: list[str], nodes: list[ast.stmt]) -> str:
+    """Statements with the blank lines that the source has between them."""
+    out = ""
+    for before, node in zip([None, *nodes], nodes, strict=False):
+        gap = 0 if before is None or before.end_lineno is None else node.lineno - before.end_lineno
+        out += "\n" * min(gap, 2) + _text(lines, node)
+    return out
 
 
 def _header(doc: str, name: str) -> str:
