@@ -31,11 +31,11 @@ from genssl.sites import run_guide, run_model
 from genssl.terms import LogPrior, Site, Traces
 from genssl.terms.closed_forms import diagonal_normal
 
-CONTENT_GROUPS = 5000
+CONTENT_GROUPS, VIEWS = 5000, 1000
 
 
 def held_out_bound(
-    run: Any, groups: int = 500, samples: int = 64, ks: Sequence[int] = (1, 8, 64), num_views: int | None = None
+    run: Any, groups: int | None = None, samples: int = 32, ks: Sequence[int] = (1, 8, 32), num_views: int | None = None
 ) -> dict[str, Any] | str:
     r"""Lower bounds on the mean log p(x_1..x_J) of test groups, nats; or why there are none.
 
@@ -48,19 +48,20 @@ def held_out_bound(
                              groups in place of a flat one (`fit_content_prior`); not fitted, and null, where p(y) is proper
         observed             the sites whose density this is;   views J, groups, samples, note
 
-    Source: Burda, Grosse, Salakhutdinov 2016 (arXiv:1509.00519). At most `groups` evenly spaced test groups, with fresh
-    views of the run (`fresh_groups`), num_views of them (default: the run's). Factors of poutine.scale are left out: a
+    Source: Burda, Grosse, Salakhutdinov 2016 (arXiv:1509.00519). At most `groups` evenly spaced test groups (by default as
+    many as make 1000 views, at most 500: every draw of every view is decoded), with fresh views of the run (`fresh_groups`), num_views of them (default: the run's). Factors of poutine.scale are left out: a
     tempered density is no density of x. The bound is of the views of a group jointly, so compare it at equal J, and
     between likelihoods of one kind; never with the ELBO of a flat p(y). Where effective_samples is near 1 it is loose.
 
     Raises SettingsError (groups, samples, ks, num_views), NonFiniteError.
     """
-    _check(groups, samples, ks, num_views)
+    _check(1 if groups is None else groups, samples, ks, num_views)
     method, seed = run.method, stream_seed(int(run.config.get("seed") or 0), "bound")
     if reason := _undefined(method) or no_groups(run, "test"):
         return reason
     part, prior = run.data.test, None
     views = part.num_views if isinstance(part, Groups) else num_views or int(run.config["num_views"])
+    groups = min(500, max(1, VIEWS // views)) if groups is None else groups
     columns, sizes, kept = [], [], 0
     with measuring(method), networks_in(run.config.get("precision", "32"), method, run.device):
         try:

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import torch
 from scipy.optimize import linear_sum_assignment
-from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from torch import Tensor
 
 from genssl.errors import DataError, SettingsError, ShapeError
@@ -159,6 +158,8 @@ def clustering_scores(
 
     Raises what `gaussian_mixture` raises.
     """
+    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score  # takes a second
+
     parts, classes = labelled("clustering_scores", train_z, train_y, validation_z, validation_y, test_z, test_y)
     (train, train_class), _, (test, test_class) = parts
     mixture = gaussian_mixture(train, classes if components is None else components, restarts, seed)

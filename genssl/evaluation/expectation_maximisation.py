@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 RIDGE = 1e-6
-_BLOCK = 2**17  # responsibilities of one block of rows: 1 MB, which stays near the caches
+_BLOCK = 2**17  # responsibilities of a block of rows: 1 MB, which stays near the caches, and at most 8 MB of monomials
 
 
 class Mixtures(NamedTuple):
@@ -57,9 +57,10 @@ def number_of_monomials(dim: int) -> int:
 
 
 def _monomials(z: Tensor) -> Tensor:
-    """[B, 1 + D + D (D + 1) / 2] of z [B, D]: 1, z_i, z_i z_j for i <= j, in which log N(z; m, S) is linear."""
+    """[1 + D + D (D + 1) / 2, B] of z [B, D]: 1, z_i, z_i z_j for i <= j, in which log N(z; m, S) is linear."""
     i, j = torch.triu_indices(z.shape[1], z.shape[1], device=z.device)
-    return torch.cat([torch.ones_like(z[:, :1]), z, z[:, i] * z[:, j]], 1)
+    columns = z.T.contiguous()
+    return torch.cat([torch.ones_like(columns[:1]), columns, columns[i] * columns[j]])
 
 
 def expectation(points: Tensor, mixtures: Mixtures) -> tuple[Tensor, Tensor]:
@@ -75,14 +76,14 @@ def expectation(points: Tensor, mixtures: Mixtures) -> tuple[Tensor, Tensor]:
     quadratic = -torch.where(i == j, 0.5, 1.0) * precision[..., i, j]
     coefficients = torch.cat([constant[..., None], linear, quadratic], -1).flatten(0, 1)
     sums, level = torch.zeros_like(coefficients), points.new_zeros(restarts)
-    for block in points.split(max(256, _BLOCK // len(coefficients))):
+    for block in points.split(max(64, min(_BLOCK // coefficients.shape[0], 8 * _BLOCK // coefficients.shape[1]))):
         monomials = _monomials(block)
-        joint = (coefficients @ monomials.T).unflatten(0, (restarts, components))  # [R, K, B] log w_k N(z; m_k, S_k)
+        joint = (coefficients @ monomials).unflatten(0, (restarts, components))  # [R, K, B] log w_k N(z; m_k, S_k)
         top = joint.amax(1, keepdim=True)
         share = (joint - top).exp_()
         total = share.sum(1, keepdim=True)
         level += (top + total.log()).sum((1, 2))
-        sums += (share / total).flatten(0, 1) @ monomials
+        sums += (share / total).flatten(0, 1) @ monomials.T
     return sums.unflatten(0, (restarts, components)), level / len(points)
 
 

@@ -96,10 +96,10 @@ def test_runs_by_the_command(grid, tmp_path, capsys):
 def test_a_grid_by_the_command_from_the_first_ctrl_c_to_the_page(grid, capsys, monkeypatch):
     """Stopped before a cell is done; the command that is told goes on, and the files are all there."""
 
-    def stopped(self):
+    def stopped(self, parts):
         raise KeyboardInterrupt
 
-    def quick(self):
+    def quick(self, parts):
         copied_file(grid / "cells" / "own-seed0" / "evaluation.json", self.path)
 
     monkeypatch.setattr(Run, "evaluate", quick)

@@ -172,7 +172,7 @@ def test_stopped_twice_and_gone_on_is_the_same_as_never_stopped(grid, tmp_path, 
                 os.kill(os.getpid(), signal.SIGINT)
             yield step, groups
 
-    def stopped(self):
+    def stopped(self, parts):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -231,7 +231,7 @@ def test_a_run_that_diverged_is_kept_with_its_reason(grid, tmp_path):
     out = copied(grid, tmp_path / "copy")
     (out / "cells" / "own-seed0" / "evaluation.json").unlink()
 
-    def broken(self):
+    def broken(self, parts):
         raise NonFiniteError("evaluate: the fitted encoder is not finite")
 
     with pytest.MonkeyPatch.context() as patch:

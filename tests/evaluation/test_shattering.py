@@ -15,8 +15,9 @@ from scipy.spatial.distance import cdist
 from sklearn.neighbors import NearestNeighbors
 
 from genssl.errors import DataError, NonFiniteError, SettingsError, ShapeError
-from genssl.evaluation import shattering as module
+from genssl.evaluation import neighbour_decoder
 from genssl.evaluation.neighbour_decoder import nonparametric_decoder
+from genssl.evaluation.shattering import _half as half
 from genssl.evaluation.shattering import cover, separable, shattering
 
 
@@ -193,9 +194,9 @@ def test_default_numbers_reach_past_the_capacity_and_end_at_a_share_of_zero():
 
 
 def test_capacity_is_linear_between_the_numbers():
-    assert module._half([4, 8], [1.0, 0.25]) == pytest.approx(4 + 4 * 0.5 / 0.75)
-    assert module._half([5], [0.0]) == pytest.approx(3)
-    assert module._half([4, 8], [1.0, 0.5]) is None
+    assert half([4, 8], [1.0, 0.25]) == pytest.approx(4 + 4 * 0.5 / 0.75)
+    assert half([5], [0.0]) == pytest.approx(3)
+    assert half([4, 8], [1.0, 0.5]) is None
 
 
 def test_a_seed_gives_the_same_labellings_and_no_default_generator_moves():
@@ -262,7 +263,7 @@ def naive(parts, neighbours, bandwidth, split):
 
 @pytest.mark.parametrize(("neighbours", "block"), [(7, 4_000_000), (7, 60), (1000, 4_000_000)])
 def test_the_decoder_is_the_kernel_mean_with_the_bandwidth_of_least_validation_error(neighbours, block, monkeypatch):
-    monkeypatch.setattr(module, "_BLOCK", block)
+    monkeypatch.setattr(neighbour_decoder, "_BLOCK", block)
     parts = splits()
     kept = min(neighbours, 50)
     square = NearestNeighbors(n_neighbors=kept).fit(parts[0][0]).kneighbors(parts[1][0])[0] ** 2
