@@ -12,11 +12,12 @@ on test of ridge regression from z to known factors. Nothing was tuned on test.
 
 from __future__ import annotations
 
+import json
 import statistics
 from typing import Any
 
 import torch
-from cells import Benchmark, Cell, hardware, measured, percent, precision
+from cells import RESULTS, Benchmark, Cell, hardware, measured, percent, precision
 
 from genssl.evaluation import linear_probe
 from genssl.groups import Groups
@@ -153,6 +154,19 @@ def table(done: list[dict[str, Any]]) -> str:
                 f"| {name} | {len(same)} | {same[0]['batch']} x {same[0]['views']} | {same[0]['steps']} | {' | '.join(values)} |"
             )
         lines += ["", f"Data: {rows[0]['exactness']}.", ""]
+        if any("component" in (cell.get("few_labels") or {}) for cell in rows):
+            lines += [
+                f"Component: p(k | x) of MixtureSimVAE, to which the labels of the same {LABELS} groups were shown. It learned from "
+                "their views, the probe from the clean items.",
+                "",
+            ]
+        if data == "cifar10":
+            speed = json.loads((RESULTS / "generative_speed.json").read_text())
+            rates = [
+                f"{kind} {1e3 * BATCH * METHODS[kind]['views'] / speed[f'{data}/{kind}']:.0f}"
+                for kind in ("VAE", "SimVAE")
+            ]
+            lines += [f"Views a second, all of a step, 2 threads, in turn: {', '.join(rates)}.", ""]
         for cell in rows:
             if "content_posterior" in cell:
                 lines += [
