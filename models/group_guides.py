@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pyro.distributions as dist
@@ -87,7 +88,7 @@ def make_group_guide(kind: Any, dim: int) -> nn.Module | None:
     """ "product", "set", a module as it is, or None: each view by itself."""
     if kind is None or isinstance(kind, nn.Module):
         return kind
-    makers = {"product": ProductOfExperts, "set": lambda: SetGuide(dim)}
+    makers: dict[Any, Callable[[], nn.Module]] = {"product": ProductOfExperts, "set": lambda: SetGuide(dim)}
     if kind not in makers:
         raise SettingsError(f"group_guide = {kind!r}, expected product, set, an nn.Module or None")
     return makers[kind]()

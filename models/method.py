@@ -90,6 +90,9 @@ class GenerativeMethod(Method):
     networks: ClassVar[tuple[str, ...] | None] = ("encoder", "decoder", "head", "predictor", "scale_network")
     encoder: nn.Module
     decoder: nn.Module
+    group_guide: Any
+    prior: Any
+    """p(z_1..z_J) of groups, for a guide that sees the group: a method of those that have one in closed form."""
 
     def __init__(
         self,
