@@ -51,11 +51,6 @@ def expectation_maximisation(
     return found, level, steps, converged
 
 
-def number_of_monomials(dim: int) -> int:
-    """The products take time in proportion to it."""
-    return 1 + dim + dim * (dim + 1) // 2
-
-
 def _monomials(z: Tensor) -> Tensor:
     """[1 + D + D (D + 1) / 2, B] of z [B, D]: 1, z_i, z_i z_j for i <= j, in which log N(z; m, S) is linear."""
     i, j = torch.triu_indices(z.shape[1], z.shape[1], device=z.device)

@@ -155,21 +155,14 @@ def test_recovers_the_mixture_that_made_the_rows():
         assert found.weights[near] == pytest.approx(float((y == label).double().mean()), abs=0.01)
 
 
-def test_where_all_rows_are_too_many_the_best_of_some_go_on_with_all(monkeypatch):
-    z = standard(clusters(9, 3000, apart=1.2)[0])
-    whole = gaussian_mixture(z, 4, restarts=12)
-    sizes, real = [], module.expectation_maximisation
-
-    def watched(points, start, *rest):
-        sizes.append((len(points), len(start.weights)))
-        return real(points, start, *rest)
-
-    monkeypatch.setattr(module, "expectation_maximisation", watched)
-    monkeypatch.setattr(module, "_WORK", 500 * 12 * 4 * 10)  # 500 rows of 10 monomials, for 12 restarts of 4
-    staged = gaussian_mixture(z, 4, restarts=12)
-    assert sizes == [(500, 12), (3000, 4)]
-    assert staged.log_likelihood == pytest.approx(whole.log_likelihood, abs=0.02)
-    assert staged.log_likelihood == pytest.approx(float(staged.log_prob(z).mean()))
+def test_restarts_begin_far_apart():
+    """Twelve tight clusters have a start each, which equal chances would give once in 18 000 times."""
+    z = 100 * torch.eye(12, dtype=torch.float64).repeat(50, 1)
+    z = z + torch.randn(600, 12, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    start = module._spread(z, 12, 5, torch.Generator().manual_seed(0))
+    assert all(len(means.argmax(1).unique()) == 12 for means in start.means)
+    assert len({float(means[0, 0]) for means in start.means}) == 5  # other restarts begin elsewhere
+    assert all((means[:, None] == z).all(2).any(1).all() for means in start.means)  # at rows of z
 
 
 def test_constant_dimensions_change_no_cluster():

@@ -134,6 +134,7 @@ def test_small_classes_give_all_they_have_and_unseen_ones_are_wrong(monkeypatch)
     assert 0 < small < 5
     found = low_label_probe(*parts, per_class=[5])["5"]
     assert (found["labels"], found["short"]) == (15 + small, 1)
+    assert low_label_probe(*parts, per_class=[small], draws=1)[str(small)]["short"] == 0
     assert [len(fit) for fit in seen(monkeypatch, *parts, per_class=[5], draws=2)] == [15 + small] * 2
     parts[5] = torch.where(torch.arange(240) < 60, 77, parts[5])
     assert low_label_probe(*parts, per_class=[10])["10"]["highest"] <= 0.75
