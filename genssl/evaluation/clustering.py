@@ -79,7 +79,7 @@ def gaussian_mixture(
     Time grows with N, restarts, components and D^2: 20 restarts at K = 10 took 13 s for 54 000 rows of D = 10 on one
     thread of a CPU, 4 s an iteration and so some 3 minutes for 45 000 of D = 64, where fewer restarts are the remedy.
     All run to their end on all rows: to begin on a quarter of them, or to go on with the best 4 after 10 steps, missed
-    the likeliest in about half of the cases, by up to 1.3 and 0.2 nats a row at D = 32.
+    the likeliest in about half of the cases, by more than 1 and by 0.2 nats a row at D = 32.
 
     The likelihood has no maximum: a component may shrink onto equal rows or onto a flat set as far as the ridge lets
     it. A dimension that is constant has the ridge as its variance and adds the same to every row. If z is one point so
