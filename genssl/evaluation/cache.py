@@ -26,7 +26,8 @@ class Cache:
     """RUN/evaluation/STAGE.json: {key, seconds, figures}. The key is a digest of all that the figures depend on.
 
     That is the weights and buffers of the method, the settings of the run, the items of every split (data that are not in memory: their
-    description), the code of the library, torch's version and the device. An interrupted evaluation goes on at the stage where it was cut.
+    description), the code of the library, torch's version and the device; views of the user by their name alone. An interrupted
+    evaluation goes on at the stage where it was cut.
     """
 
     def __init__(self, run: Any) -> None:

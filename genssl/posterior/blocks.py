@@ -23,13 +23,22 @@ EVENT_DIMS = {1: ("feature",), 2: ("height", "width"), 3: ("channel", "height", 
 
 
 def block_of(
-    method: Any, groups: Groups, samples: int, predicted: int, stored: int, densities: bool, seed: int, number: int
+    method: Any,
+    model: Any,
+    groups: Groups,
+    samples: int,
+    predicted: int,
+    stored: int,
+    densities: bool,
+    seed: int,
+    number: int,
 ) -> Block:
     """The ArviZ groups of these data groups; run within `measuring` and `networks_in`. Draws are a function of (seed, number).
 
-    predicted: how many of the draws are decoded (all, for densities); stored: of how many a draw of x is kept.
+    model: None where the likelihood was not fitted, so that nothing is predicted. predicted: how many of the draws are decoded (all,
+    for densities); stored: of how many a draw of x is kept.
     """
-    model, prior = getattr(method, "model", None), content_prior_of(method, groups)
+    prior = content_prior_of(method, groups)
     decoded = samples if densities else min(predicted, samples)
     latent: dict[str, list[Tensor]] = {}
     content: list[Tensor] = []

@@ -80,12 +80,16 @@ def calibrate(
             for traces in draws(None, method.guide, simulated, samples, own, block):
                 for name, site in traces.guide.items():
                     if name in truth:
-                        found.setdefault(name, []).append(_first(site.value, here))
+                        found.setdefault(name, []).append(_first(site.value))
                 if "y" in truth and "y" not in traces.guide and prior is not None:
                     found.setdefault("y", []).append(prior.content_posterior(traces.guide["z"].value).sample())
             for name, values in found.items():
                 made.setdefault(name, []).append(torch.stack(values))
                 chosen.setdefault(name, []).append(truth[name])
+    if not made:
+        raise SettingsError(
+            f"calibrate: model and guide of {type(method).__name__} share no latent; nothing can be ranked"
+        )
     return {name: _calibration(torch.cat(made[name], 1), torch.cat(chosen[name]), bins, levels) for name in made}
 
 
@@ -98,17 +102,14 @@ def simulate(method: Any, like: Groups, number: int) -> tuple[Groups, dict[str, 
     observed = [name for name in sites if trace.nodes[name]["infer"].get("was_observed")]
     if len(observed) != 1:
         raise SettingsError(f"calibrate: the model observes {observed or 'nothing'}, expected one site, x")
-    truth = {
-        name: _first(site.value, number) for name, site in sites.items() if name not in observed and not site.auxiliary
-    }
+    truth = {name: _first(site.value) for name, site in sites.items() if name not in observed and not site.auxiliary}
     if "y" not in truth and prior is not None:
         truth["y"] = prior.content_posterior(sites["z"].value).sample()
     return Groups(sites[observed[0]].value), truth
 
 
-def _first(value: Tensor, number: int) -> Tensor:
+def _first(value: Tensor) -> Tensor:
     """[G, ...] -> [G, D]: of a site with views the first of them."""
-    value = value.reshape(number, *value.shape[1:])
     return value[:, 0] if value.dim() == 3 else value
 
 
@@ -120,9 +121,8 @@ def _calibration(draws_: Tensor, truth: Tensor, bins: int, levels: Sequence[floa
     expected = groups / bins
     statistic = ((histogram - expected).square() / expected).sum(1)
     p = torch.as_tensor(chi2.sf(statistic.double().numpy(), bins - 1))
-    coverage = {}
-    for level in levels:
-        tail = (1 - level) / 2
-        low, high = (draws_.quantile(q, 0) for q in (tail, 1 - tail))
-        coverage[level] = float(((low <= truth) & (truth <= high)).double().mean())
+    # The central interval between order statistics of the draws, which holds the truth at exactly its level if q is right.
+    edges = {level: (1 - level) / 2 * (samples + 1) for level in levels}
+    inside = {level: (ranks >= edge) & (ranks < samples + 1 - edge) for level, edge in edges.items()}
+    coverage = {level: float(held.double().mean()) for level, held in inside.items()}
     return Calibration(histogram, p, min(1.0, float(p.min()) * dim), coverage)

@@ -17,6 +17,7 @@ from genssl.fit.randomness import stream_seed
 from genssl.groups import Groups
 from genssl.posterior.blocks import block_of, is_proper, prior_of
 from genssl.posterior.store import Store
+from genssl.terms.closed_forms import is_delta
 
 VIEWS_A_BLOCK = 1024
 PREDICTED, STORED = 20, 5
@@ -45,7 +46,8 @@ def posterior(
 
     Chains there are none, and R-hat means nothing: draws are independent. The draws are of the GUIDE; log_weight tells how far it is
     from the posterior (`genssl.posterior.diagnose`). Where p(y) is flat the weights are those of an improper joint: good for
-    that, and for no log p(x).
+    that, and for no log p(x). Factors of poutine.scale are not in log_likelihood: a tempered density is none of x. A method whose
+    reconstruction slot holds a substitute has draws alone.
 
     Args:
         groups: default the first `number` groups of the test split, with the run's views (a fixed stream of its seed).
@@ -74,26 +76,24 @@ def posterior(
         "inference": "draws of the guide, fitted by stochastic variational inference; independent, no chains",
         "seed": int(run.config.get("seed") or 0), "steps": int(run.config.get("steps") or 0), "precision": str(run.config.get("precision")),
     }  # fmt: skip
-    generative = getattr(method, "model", None) is not None and "decoder" in getattr(
-        method.objective, "needs", ("decoder",)
-    )
+    fitted = "decoder" in getattr(method.objective, "needs", ("decoder",))  # one beside a substitute term never was
+    model = getattr(method, "model", None) if fitted else None
     with measuring(method), networks_in(run.config.get("precision", "32"), method, run.device):
-        first = next(draws(method.model if generative else None, method.guide, chosen[:1], 1, seed))
+        first = next(draws(model, method.guide, chosen[:1], 1, seed))
         _check_spread(method, first)
-        proper = generative and is_proper(first)
-        attributes["content_prior"] = (
-            "proper" if proper else "flat: log_weight is of an improper joint, and no bound on log p(x)"
-        )
-        densities = log_likelihood and generative
+        proper = model is not None and is_proper(first)
+        if model is not None:
+            flat = "flat: log_weight is of an improper joint, and no bound on log p(x)"
+            attributes["content_prior"] = "proper" if proper else flat
+        densities = log_likelihood and model is not None
         with Store(path, len(chosen), attributes) as store:
             starts = range(0, len(chosen), size)
             bar = tqdm(starts, desc="posterior", unit="block", leave=False, disable=None if progress else True)
             for place, start in enumerate(bar):
                 rows = chosen[start : start + size]
                 rows.total = chosen.total
-                block = block_of(
-                    method, rows, samples, samples if densities else PREDICTED, STORED, densities, seed, place
-                )
+                decoded = samples if densities else PREDICTED
+                block = block_of(method, model, rows, samples, decoded, STORED, densities, seed, place)
                 if place == 0 and proper:
                     block = {**block, **prior_of(method, rows, samples, STORED, seed)}
                 store.write(block)
@@ -101,8 +101,6 @@ def posterior(
 
 
 def _check_spread(method: Any, traces: Any) -> None:
-    from genssl.terms.closed_forms import is_delta
-
     if all(is_delta(site.fn) for site in traces.guide.values() if not site.observed):
         raise SettingsError(
             f"posterior: the guide of {type(method).__name__} is a point mass, so there is nothing to draw; take a method with a "

@@ -42,6 +42,9 @@ def test_the_exact_posterior_is_calibrated_and_one_half_as_wide_is_not():
     assert set(exact) == {"z", "y"}
     assert all(found.p_value > 0.01 for found in exact.values())
     assert all(abs(found.coverage[0.9] - 0.9) < 0.03 for found in exact.values())
+    # Central intervals between order statistics: at S + 1 = 200 the ranks 10 to 189, nothing interpolated.
+    counts = exact["z"].histogram[0]
+    assert exact["z"].coverage[0.9] == pytest.approx(float(counts[1:-1].sum()) / 2000)
     assert all(int(found.histogram.sum()) == 2000 for found in exact.values())
     # At J = 1 and this prior the posterior of z is N(shrunk x, v).
     variance = 1 / (1 / NOISE**2 + 1 / (VIEW**2 + CONTENT**2))
