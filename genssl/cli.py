@@ -66,7 +66,9 @@ def _describe(name: str, cls: Any) -> dict[str, Any]:
 
     from genssl.groups import Groups
 
-    slots = cls.build(Groups(torch.zeros(2, 2, 1, 8, 8), label=torch.arange(2))).objective.slots
+    groups = Groups(torch.zeros(2, 2, 1, 8, 8), label=torch.arange(2))
+    groups.total = 60_000  # of a data set as they are: some sizes follow it
+    slots = cls.build(groups).objective.slots
     return {
         "method": name,
         **{slot: _with_kind(term) for slot, term in slots.items()},

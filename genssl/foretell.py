@@ -54,7 +54,7 @@ def foretell_of(method: Any, traces: Traces) -> list[str]:
     """`foretell` from the traces of a forward that was made with gradients."""
     active = _active(method.objective)
     guarded = any(not isinstance(term, Constant) for term in active["reconstruction"])
-    guarded = guarded or any(isinstance(term, GUARDING) for term in active["prior"])
+    guarded = guarded or any(_guards(term, method) for term in active["prior"])
     point = is_delta(site.fn) if (site := _site(traces)) is not None else False
     generates = any(isinstance(term, LogLikelihood) for term in active["reconstruction"])
     normal = _normal(traces)
@@ -84,6 +84,12 @@ def foretell_of(method: Any, traces: Traces) -> list[str]:
     if point and any(isinstance(term, LogPrior) for term in active["prior"]) and _learned_prior(traces):
         found.append("divergence: p(z | y) with a learned scale has no bound where a point-mass guide meets its mean")
     return found
+
+
+def _guards(term: Term, method: Any) -> bool:
+    """A stopped gradient alone holds nothing: the predictor must learn ahead of the encoder."""
+    idle = isinstance(term, PredictorAttraction) and isinstance(getattr(method, "predictor", None), nn.Identity)
+    return isinstance(term, GUARDING) and not idle
 
 
 def _active(objective: Objective) -> dict[str, list[Term]]:

@@ -62,12 +62,22 @@ class Groups:
         self.style_names = None if style_names is None else tuple(style_names)
         self.style_kinds = None if style_kinds is None else tuple(style_kinds)
         self.total: int = self.num_groups
-        self.rows = torch.arange(self.num_groups, device=first.device)
+        self._rows = torch.arange(self.num_groups, device=first.device)
+        self._placed = False
         self._check()
         if mask is not None:
             self._zero_padding(mask)
 
     # ------------------------------------------------------------------ shape and place
+
+    @property
+    def rows(self) -> Tensor:
+        """[G] places among all `total` groups; 0..G-1 until they are set."""
+        return self._rows
+
+    @rows.setter
+    def rows(self, rows: Tensor) -> None:
+        self._rows, self._placed = rows, True
 
     @property
     def event_shape(self) -> tuple[Any, ...]:
@@ -241,7 +251,7 @@ class Groups:
         out.style_names, out.style_kinds = self.style_names, self.style_kinds
         out.num_groups, out.num_views = len(out.index), self.num_views
         out.total = self.total if keep_total else out.num_groups
-        out.rows = move(self._places())
+        out._rows, out._placed = move(self._places()), self._placed
         return out
 
     def _check_modalities(self) -> Tensor:
@@ -294,15 +304,20 @@ class Groups:
             self.style = zero(self.style, mask)
 
 
+def is_training(groups: Groups, size: int, training: bool) -> bool:
+    """Whether these can be groups of a training set of `size`: placed in it, or of a loop of one's own that trains."""
+    return training or (groups._placed and groups.total == size)
+
+
 def training_place(groups: Groups, size: int, training: bool) -> Tensor:
     """[G] the place of each group in a training set of `size` groups, -1 for one that is not of it.
 
-    Batches of `fit` and its training groups know the size (`total`) and their `rows`. A batch of a loop of one's own knows neither:
-    while training its `index` is taken. Anything else (validation, test) is not of the training set.
+    Batches of `fit` were given their `rows` in it. Those of a loop of one's own were not: while training their `index` is taken, and
+    otherwise they are not of the training set, like validation and test groups.
 
     DataError: an index beyond the training set (seen where it lives on the CPU).
     """
-    if groups.total == size:
+    if groups._placed and groups.total == size:
         return groups.rows
     if not training:
         return torch.full_like(groups.index, -1)

@@ -22,7 +22,7 @@ class BarlowTwins(DiscriminativeMethod):
     """
 
     source = "Zbontar et al. 2021, ICML, arXiv:2103.03230, Eq. 1"
-    collapses = "off_diagonal = 0: dimensions become copies of each other"
+    collapses = "small off_diagonal: dimensions become copies of each other"
 
     def __init__(self, encoder: nn.Module, head: nn.Module | None = None, *, off_diagonal: float = 0.0051) -> None:
         super().__init__(encoder, head)

@@ -28,9 +28,7 @@ class BYOL(DiscriminativeMethod):
     """
 
     source = "Grill et al. 2020, NeurIPS, arXiv:2006.07733, Eq. 2"
-    collapses = (
-        "without predictor, with momentum near 0, or without BatchNorm in the heads unless weights are scaled with care"
-    )
+    collapses = "without predictor, or without BatchNorm in the heads unless weights are scaled with care"
 
     predictor: nn.Module
 

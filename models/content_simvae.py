@@ -24,6 +24,8 @@ class ContentSimVAE(SimVAE):
 
     so its ELBO equals SimVAE's at every draw, and sampling y adds no variance. Source: Bizeul et al. 2024 (arXiv:2402.01399),
     Eq. 3. Use it where y itself is wanted as a site (conditioning, prediction, a richer p(y)); NESTED layout.
+
+    Args: as SimVAE.
     """
 
     source = "Bizeul, Schoelkopf, Allen 2024, arXiv:2402.01399, Eq. 3 and 4"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from genssl.distributions import GroupMixture
 from genssl.errors import DataError, SettingsError
-from genssl.groups import Groups, training_place
+from genssl.groups import Groups, is_training, training_place
 from genssl.objective import Objective
 
 
@@ -169,9 +169,17 @@ class MixtureSimVAE(GenerativeMethod):
             raise DataError(
                 "MixtureSimVAE: labels are to be observed, but the groups have no label [G]; give labels, or labels=0"
             )
+        components = len(self.components.logits)
+        if groups.label.device.type == "cpu" and int(groups.label.max()) >= components:
+            raise DataError(
+                f"MixtureSimVAE: labels go up to {int(groups.label.max())}, but there are {components} components, one for each class; "
+                f"give num_components={int(groups.label.max()) + 1}"
+            )
         given = groups.label >= 0
         if self.labels is None:
             return given
+        if not is_training(groups, len(self.shown), self.training):
+            return None
         place = training_place(groups, len(self.shown), self.training)
         return given & (place >= 0) & self.shown[place.clamp(min=0)]
 

@@ -12,6 +12,7 @@ from genssl.models.method import GenerativeMethod, default_dim, event_shape_of, 
 from torch import Tensor, nn
 
 from genssl.distributions import Gaussian, at_least_float32
+from genssl.errors import SettingsError
 from genssl.groups import Groups
 from genssl.networks import default_network, make_decoder, make_encoder
 from genssl.networks.mlp import mlp
@@ -132,10 +133,15 @@ class NeuralStatistician(GenerativeMethod):
         likelihood: str | nn.Module = "gaussian",
         likelihood_scale: float = 0.02**0.5,
         learned_scale: bool | str = False,
+        group_guide: None = None,
         **settings: Any,
     ) -> NeuralStatistician:
         """As GenerativeMethod.build; content_dim: C, default D. The encoder gives 256 features, the small networks have one hidden layer
         of 256 (with hidden given: of its last width)."""
+        if group_guide is not None:
+            raise SettingsError(
+                f"NeuralStatistician: group_guide = {group_guide!r}, expected none: its guide q(y | x_1..x_J) sees the group already"
+            )
         shape = event_shape_of(example, cls)
         network = default_network(shape) if network is None else network
         dim = default_dim(network) if dim is None else dim

@@ -30,6 +30,7 @@ class SimVAE(GenerativeMethod):
 
     Args:
         view_scale: standard deviation of z_j around y.  content_scale: standard deviation of y, None for flat p(y).
+        likelihood_weight: of log p(x | z); the sum of the terms is a bound on log p(x) at 1 alone.
         objective: the slots; default the plain ELBO with analytic entropy.  The rest: GenerativeMethod.
     """
 

@@ -79,6 +79,7 @@ class BetaVAE(VAE):
     ) -> None:
         if not beta >= 0:
             raise SettingsError(f"BetaVAE: beta = {beta}, expected a number of at least 0")
-        rest.setdefault("objective", Objective(entropy=beta * PosteriorEntropy(), prior=beta * LogPrior()))
+        if rest.get("objective") is None:
+            rest["objective"] = Objective(entropy=beta * PosteriorEntropy(), prior=beta * LogPrior())
         super().__init__(encoder, decoder, likelihood_scale, **rest)
         self.beta = beta

@@ -19,12 +19,12 @@ class WMSE(DiscriminativeMethod):
     2 D and average over shuffles. The batch must have clearly more groups than D', or whitening fits its noise.
 
     Args:
-        shrinkage: (1 - shrinkage) Cov + shrinkage I is what is inverted.
+        shrinkage: (1 - shrinkage) Cov + shrinkage I is what is inverted. Above 0, directions of less variance than that are not held.
     """
 
     source = "Ermolov et al. 2021, ICML, arXiv:2007.06346, Eq. 3 to 6"
-    collapses = "fewer groups in a batch than dimensions: whitening fits the batch's noise"
+    collapses = "shrinkage > 0: directions of less variance drop out; hardly more groups in a batch than dimensions: noise is whitened"
 
-    def __init__(self, encoder: nn.Module, head: nn.Module | None = None, *, shrinkage: float = 1e-3) -> None:
+    def __init__(self, encoder: nn.Module, head: nn.Module | None = None, *, shrinkage: float = 0.0) -> None:
         super().__init__(encoder, head)
         self.objective = Objective(Constraint(), Constant(), WhitenedAttraction(shrinkage))

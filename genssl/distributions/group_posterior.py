@@ -82,6 +82,12 @@ class GroupPosterior(dist.TorchDistribution):
         """The diagonal of the covariance, [..., J, D]; 0 for padded views."""
         return self._variance + self._shared * self._variance.square()
 
+    @property
+    def covariance(self) -> Tensor:
+        """diag(v) + k v v^T of every dimension, [..., D, J, J]; 0 for padded views."""
+        own = self._variance.transpose(-1, -2)
+        return own.diag_embed() + self._shared.transpose(-1, -2)[..., None] * own[..., None] * own[..., None, :]
+
     def expand(self, batch_shape: Any, _instance: GroupPosterior | None = None) -> GroupPosterior:
         """The same distribution with a larger batch shape."""
         shape = Size(batch_shape)

@@ -227,6 +227,11 @@ def _note(traces: Traces, method: Any, content: ContentPrior | None) -> str:
             parts.append(
                 f"'{site.name}': density of real numbers x; bits per dimension of v = 255 x are log2 255 = 7.994 more"
             )
+        x = traces.groups.x
+        if isinstance(x, Tensor) and site.value.shape == x.shape and not torch.equal(site.value, x):
+            parts.append(
+                f"'{site.name}' is not the views: the density is of what the model observes in their place, once for each"
+            )
     parts += [
         f"'{site.name}': counts once here, scaled in the fit" for site in traces.model.values() if is_tempered(site)
     ]

@@ -63,7 +63,7 @@ class Batches:
         if isinstance(self.split, Groups):
             for index in order:
                 groups = self.split[index.to(self.split.device)].to(self.device)
-                groups.total = len(self.split)
+                groups.total, groups.rows = len(self.split), index.to(self.device)
                 yield groups
             return
         seed = stream_seed(self.seed, "items", epoch)

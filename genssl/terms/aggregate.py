@@ -17,12 +17,13 @@ from genssl.terms.traces import Traces
 
 
 class AggregateEntropy(Term):
-    r"""(1 - mi_weight) H[z_1..z_J] + mi_weight sum_j H[z_j] over the groups of the batch, one value for all: {"z": [G]} nats.
+    r"""(1 - mi_weight) H[z_1..z_J] + mi_weight sum_j H[z_j] over the groups of the batch, one value for all complete ones: {"z": [G]} nats.
 
     With mi_weight 0 the JOINT entropy of latent distribution matching (arXiv:2605.03517, Eq. 5: log-likelihood of the pair plus this is
     -KL[aggregate || model]); with 1 the sum of the marginals, which adds the mutual information of the views (Eq. 6), and so also rewards
-    views that agree exactly. Joint entropies are over the groups that have all views. On the plane it needs a proper p(y): with a
-    flat one nothing bounds the scale of z, and it diverges.
+    views that agree exactly. A group with fewer views has the entropies of those that it has (which for the joint one takes views to be
+    exchangeable), as its log p(z) covers those. On the plane it needs a proper p(y): with a flat one nothing bounds the scale of
+    z, and it diverges.
     """
 
     slots = ("reconstruction",)
@@ -45,17 +46,37 @@ class AggregateEntropy(Term):
 
     def forward(self, traces: Traces) -> Mapping[str, Tensor]:
         z, valid = views(traces, "z"), traces.groups.valid
-        total = z.new_zeros(())
+        value = z.new_zeros(len(z))
         if self.mi_weight < 1:
-            if valid.device.type == "cpu" and int(valid.all(1).sum()) < 2:
-                raise DataError(
-                    f"{type(self).__name__}: {int(valid.all(1).sum())} groups of the batch have all {z.shape[1]} views, expected at "
-                    "least 2 for a joint entropy; give mi_weight=1, or fewer views"
-                )
-            total = total + (1 - self.mi_weight) * self.joint(z, valid.all(1))
+            ragged = traces.groups.mask is not None
+            joint = self._ragged(z, valid) if ragged else self._checked(z, valid.all(1)).expand(len(z))
+            value = value + (1 - self.mi_weight) * joint
         if self.mi_weight > 0:
-            total = total + self.mi_weight * sum(self.marginal(z[:, j], valid[:, j]) for j in range(z.shape[1]))
-        return {"z": everywhere(total, traces)}
+            each = [torch.where(valid[:, j], self.marginal(z[:, j], valid[:, j]), 0.0) for j in range(z.shape[1])]
+            value = value + self.mi_weight * sum(each)
+        return {"z": value}
+
+    def _ragged(self, z: Tensor, valid: Tensor) -> Tensor:
+        """[G] H of as many views as a group has: of its first n over the groups that have n."""
+        order = (~valid).byte().argsort(dim=1, stable=True)
+        z, count = z.gather(1, order.unsqueeze(-1).expand_as(z)), valid.sum(1)
+        value = z.new_zeros(len(z))
+        for n in range(1, z.shape[1] + 1):
+            here = count == n
+            if here.device.type == "cpu" and not bool(here.any()):
+                continue
+            enough = count >= n
+            # On a device it is not known whether there are such groups: where there are none, something finite is left out below.
+            value = torch.where(here, self._checked(z[:, :n], enough | ~enough.any()), value)
+        return value
+
+    def _checked(self, z: Tensor, valid: Tensor) -> Tensor:
+        if valid.device.type == "cpu" and int(valid.sum()) < 2:
+            raise DataError(
+                f"{type(self).__name__}: {int(valid.sum())} groups of the batch have {z.shape[1]} views, expected at least 2 for a "
+                "joint entropy; give mi_weight=1, or fewer views"
+            )
+        return self.joint(z, valid)
 
     def extra_repr(self) -> str:
         return f"mi_weight={self.mi_weight:g}"
@@ -94,7 +115,11 @@ class NearestNeighbourEntropy(AggregateEntropy):
 
 
 class KernelDensityEntropy(AggregateEntropy):
-    """A kernel estimate with Gaussian kernels of a fixed width (genssl.estimators.kde_entropy): flat once points are far apart."""
+    """A kernel estimate with Gaussian kernels of a fixed width (genssl.estimators.kde_entropy).
+
+    Where points are far apart for the kernels, each sees its nearest neighbour alone and the estimate is that distance squared over
+    2 bandwidth^2: it grows on, and no longer as an entropy.
+    """
 
     def __init__(self, mi_weight: float = 0.0, bandwidth: float = 1.0) -> None:
         super().__init__(mi_weight)
@@ -110,8 +135,9 @@ class KernelDensityEntropy(AggregateEntropy):
 class SphericalEntropy(AggregateEntropy):
     r"""A kernel estimate on the sphere with von Mises-Fisher kernels of concentration 1 / temperature; z is normalised here.
 
-    The joint form takes the product of the views' kernels (arXiv:2605.03517, Eq. 47). SimCLR at two views is mi_weight 1 with the
-    positive among the others, and an attraction of concentration 2 / temperature.
+    The joint form takes the product of the views' kernels (arXiv:2605.03517, Eq. 47). With mi_weight 1 and an attraction of
+    concentration 2 / temperature it is near SimCLR at two views, whose normaliser is over the views of both (ContrastiveNormaliser), the
+    positive among them: the same in the limit of many groups, and 0.2 % apart at 512.
     """
 
     space = "sphere"

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from genssl.errors import SettingsError, ShapeError
+from genssl.errors import DataError, SettingsError, ShapeError
 from genssl.terms.base import Term
 from genssl.terms.batch import anchor_sum, pair_mean, unit, views, whiten
 from genssl.terms.traces import Traces
@@ -81,23 +81,31 @@ class WhitenedAttraction(Term):
         w = L^-1 (z - mean),   L L^T = (1 - shrinkage) Cov + shrinkage I,   view by view over the groups of the batch
 
     Source: Ermolov et al. 2021 (W-MSE, arXiv:2007.06346), Eq. 5 and 6 with the Cholesky whitening of their appendix; the whole
-    batch is one slice here (they cut it into slices of about 2 D and repeat). Whitening is a constraint: Cov(w) = I whatever z is, so
-    nothing else need hold representations apart. It needs clearly more groups than D.
+    batch is one slice here (they cut it into slices of about 2 D and repeat). Without shrinkage whitening is a constraint: Cov(w) = I
+    whatever z is, so nothing else need hold representations apart; it needs clearly more groups than D. With shrinkage, directions
+    in which z varies less than that drop out of w, and the optimum is to make most of them so: z collapses to few directions.
+
+    Raises DataError for a batch of at most D groups without shrinkage, whose covariance cannot be inverted.
     """
 
     slots = ("prior",)
     space = "sphere"
     guide_family = "delta"
 
-    def __init__(self, shrinkage: float = 1e-3) -> None:
+    def __init__(self, shrinkage: float = 0.0) -> None:
         super().__init__()
         if not 0 <= shrinkage < 1:
             raise SettingsError(f"WhitenedAttraction: shrinkage = {shrinkage}, expected at least 0 and below 1")
         self.shrinkage = float(shrinkage)
 
     def forward(self, traces: Traces) -> Mapping[str, Tensor]:
-        valid = traces.groups.valid
-        w = unit(whiten(views(traces, "z"), valid, self.shrinkage))
+        z, valid = views(traces, "z"), traces.groups.valid
+        if self.shrinkage == 0 and len(z) <= z.shape[-1]:
+            raise DataError(
+                f"WhitenedAttraction: {len(z)} groups in a batch and {z.shape[-1]} dimensions, expected clearly more groups; take a larger "
+                "batch, a smaller dim, or shrinkage above 0"
+            )
+        w = unit(whiten(z, valid, self.shrinkage))
         paired = traces.groups.count > 1
         return {"z": torch.where(paired, 2 * pair_mean(w @ w.mT, valid) - 2, 0.0)}
 

@@ -59,8 +59,13 @@ def anchor_sum(value: Tensor, valid: Tensor) -> Tensor:
 
 
 def everywhere(value: Tensor, traces: Traces) -> Tensor:
-    """A quantity of the whole batch [] to each of its groups [G], so that the mean over groups is that quantity."""
-    return value.expand(traces.groups.num_groups)
+    """A quantity of the whole batch [] to each of its groups [G], so that the mean over groups is that quantity.
+
+    Of groups with several views to those that have a pair: attractions are means over all groups, in which the others are 0, so that
+    both sides of a method keep their ratio however ragged the groups are.
+    """
+    everyone = value.expand(traces.groups.num_groups)
+    return everyone if traces.groups.num_views == 1 else torch.where(traces.groups.count > 1, everyone, 0.0)
 
 
 def covariances(z: Tensor, valid: Tensor) -> Tensor:
@@ -73,10 +78,14 @@ def covariances(z: Tensor, valid: Tensor) -> Tensor:
 
 
 def whiten(z: Tensor, valid: Tensor, shrinkage: float) -> Tensor:
-    """[G, J, D] L^-1 (z - mean) for every view over the groups that have it, L L^T = (1 - shrinkage) Cov + shrinkage I."""
+    """[G, J, D] L^-1 (z - mean) for every view over the groups that have it, L L^T = (1 - shrinkage) Cov + shrinkage I.
+
+    Not a number where that is not positive definite: LAPACK leaves part of a factor, which would whiten to something.
+    """
     eye = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
     covariance = (1 - shrinkage) * covariances(z, valid) + shrinkage * eye
-    factor = torch.linalg.cholesky_ex(covariance, check_errors=False).L  # without waiting for the device
+    factor, failed = torch.linalg.cholesky_ex(covariance, check_errors=False)  # without waiting for the device
+    factor = torch.where(failed[:, None, None] > 0, torch.nan, factor)
     weight = valid.unsqueeze(-1)
     z = torch.where(weight, z, 0.0)
     centred = torch.where(weight, z - z.sum(0) / weight.sum(0).clamp(min=1), 0.0)

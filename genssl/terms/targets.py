@@ -53,12 +53,11 @@ class Centring(nn.Module):
         self.register_buffer("centre", torch.zeros(dim))
         self.register_buffer("batch_mean", torch.zeros(dim), persistent=False)
 
-    @torch.no_grad()
     def forward(self, logits: Tensor, valid: Tensor) -> Tensor:
-        if self.training:
-            total = torch.where(valid.unsqueeze(-1), logits, 0.0).sum((0, 1))
+        if self.training and torch.is_grad_enabled():  # a validation forward must not move the centre
+            total = torch.where(valid.unsqueeze(-1), logits.detach(), 0.0).sum((0, 1))
             self.batch_mean.copy_(total / valid.sum())
-        return ((logits - self.centre) / self.temperature).softmax(-1)
+        return ((logits.detach() - self.centre) / self.temperature).softmax(-1)
 
     @torch.no_grad()
     def update(self) -> None:

@@ -304,7 +304,10 @@ def test_binary_values_are_probabilities_and_grey_ones_are_not(tmp_path):
 
 
 def test_items_as_targets_and_a_substitute_for_the_prior(tmp_path):
-    assert held_out_bound(run_of(tmp_path, AAVAE), **SIZES)["observed"] == ["x"]
+    found = held_out_bound(run_of(tmp_path, AAVAE), **SIZES)
+    assert found["observed"] == ["x"]
+    assert "'x' is not the views" in found["note"]
+    assert "is not the views" not in held_out_bound(run_of(tmp_path, VAE), **SIZES)["note"]
     run = run_of(tmp_path, content_scale=1.0)
     run.method.swap(prior=CosineAttraction(0.5))
     assert "the prior slot was fitted as CosineAttraction" in held_out_bound(run, **SIZES)["note"]

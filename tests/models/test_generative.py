@@ -8,7 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from genssl.models import AAVAE, CRVAE, VAE, MixtureSimVAE, NeuralStatistician, SimVAE
+from genssl.models import AAVAE, CRVAE, VAE, BetaVAE, MixtureSimVAE, NeuralStatistician, SimVAE
 from pyro.infer import Trace_ELBO
 from torch.distributions import Normal, kl_divergence
 
@@ -231,10 +231,42 @@ def test_no_label_of_other_groups_is_looked_at():
     groups = Groups(torch.rand(40, 2, 5), label=torch.arange(40) % 3)
     method = MixtureSimVAE.build(groups, dim=2, hidden=(8,), num_components=3, labels=30).eval()
     test = Groups(torch.rand(20, 2, 5), label=torch.arange(20) % 3)
-    assert not method.known(test).any()
+    assert method.known(test) is None
+    assert method.known(groups) is None  # of 40 groups too, but nobody said which
+    groups.rows = torch.arange(40)  # as fit hands them over
     assert int(method.known(groups).sum()) == 30
     with pytest.raises(DataError, match="made for 40 training groups"):
         method.train().known(Groups(torch.rand(2, 2, 5), index=torch.tensor([3, 40]), label=torch.zeros(2).long()))
+
+
+def test_a_whole_batch_in_another_order_shows_the_same_labels():
+    groups = Groups(torch.rand(40, 2, 5), label=torch.arange(40) % 3)
+    method = MixtureSimVAE.build(groups, dim=2, hidden=(8,), num_components=3, labels=6)
+    seen = torch.zeros(40, dtype=torch.bool)
+    for seed in range(5):
+        order = torch.randperm(40, generator=torch.Generator().manual_seed(seed))
+        seen[order[method.known(Groups(groups.x[order], index=order, label=groups.label[order]))]] = True
+    assert int(seen.sum()) == 6
+
+
+def test_a_class_without_a_component_is_told():
+    groups = Groups(torch.rand(4, 2, 5), label=torch.arange(4))
+    method = MixtureSimVAE.build(groups, dim=2, hidden=(8,), num_components=3, labels=None)
+    with pytest.raises(DataError, match="num_components=4"):
+        method.known(groups)
+
+
+def test_beta_weighs_whatever_the_objective_was_left_at():
+    groups = Groups(torch.rand(4, 1, 5))
+    made = BetaVAE.build(groups, dim=2, hidden=(8,), beta=3.0)
+    again = BetaVAE(made.encoder, made.decoder, 0.3, beta=3.0, objective=None, dim=2)
+    assert str(again.objective) == str(made.objective)
+    assert "3" in str(again.objective.prior)
+
+
+def test_the_statistician_takes_no_other_guide():
+    with pytest.raises(SettingsError, match="sees the group already"):
+        NeuralStatistician.build(Groups(torch.rand(4, 2, 5)), group_guide="set")
 
 
 def test_labels_that_are_hidden_change_nothing():

@@ -7,7 +7,19 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from genssl.models import BYOL, CLIP, LDM, VAE, ContentSimVAE, MCInfoNCE, NeuralStatistician, SimCLR, SimVAE, SwAV
+from genssl.models import (
+    BYOL,
+    CLIP,
+    LDM,
+    VAE,
+    ContentSimVAE,
+    MCInfoNCE,
+    NeuralStatistician,
+    SimCLR,
+    SimSiam,
+    SimVAE,
+    SwAV,
+)
 from genssl.models.method import GenerativeMethod
 from torch import nn
 
@@ -281,7 +293,7 @@ def test_nothing_is_foretold_of_the_gallery():
     """Every method as published has an optimum, as far as these rules see, but for the flat p(y) of CR-VAE-like scores."""
     from genssl.fit.build import gallery
 
-    batch = Groups(torch.rand(64, 2, 1, 8, 8), label=torch.arange(64) % 3, source=torch.rand(64, 1, 8, 8))
+    batch = Groups(torch.rand(80, 2, 1, 8, 8), label=torch.arange(80) % 3, source=torch.rand(80, 1, 8, 8))
     found = {name: foretell(cls.build(batch), batch) for name, cls in gallery().items()}
     assert {name: told for name, told in found.items() if told} == {}
 
@@ -434,11 +446,15 @@ def test_scales_go_to_the_methods_that_have_them():
 
 
 def test_what_guards_against_collapse_is_the_term_that_does_it():
-    batch = groups(g=40, j=2)
+    batch = groups(g=80, j=2)
     stopped = SimVAE.build(batch, **SMALL).swap(reconstruction=terms.StopGradient(), entropy=terms.Constant())
     assert foretell(stopped, batch)[0].startswith("collapse")
     whitened = SimCLR.build(batch, **SMALL).swap(reconstruction=terms.Constant(), prior=terms.WhitenedAttraction())
     assert foretell(whitened, batch) == []
+    idle = SimSiam.build(batch, **SMALL)
+    assert foretell(idle, batch) == []
+    idle.predictor = nn.Identity()
+    assert foretell(idle, batch)[0].startswith("collapse")
     statistician = NeuralStatistician.build(batch, **SMALL).swap(entropy=terms.Constant())
     assert "learned scale" in foretell(statistician, batch)[0]
 
