@@ -255,14 +255,23 @@ def evaluate(
     help="Leave out log_likelihood, log_p and log_weight: the decoder runs for 20 draws only.",
 )
 @click.option("--out", type=click.Path(dir_okay=False), help="The netCDF file; default RUN/posterior.nc.")
+@click.option(
+    "--against", metavar="DATA", help="Instead: AUROC of scores of strangeness, other data against the run's own."
+)
 def posterior(
     run: str, method: str | None, data: str | None, device: str, groups: int, samples: int, no_log_likelihood: bool,
-    out: str | None,
+    out: str | None, against: str | None,
 ) -> None:  # fmt: skip
-    """Draw from the posterior of RUN and write an ArviZ data tree, RUN/posterior.nc."""
+    """Draw from the posterior of RUN and write an ArviZ data tree, RUN/posterior.nc; or hold RUN's scores against other data."""
     from genssl.fit.run import load
 
     loaded = load(run, method=method, data=data, device=device)
+    if against is not None:
+        from genssl.posterior import against as hold
+
+        for score, area in hold(loaded, against)["auroc"].items():
+            click.echo(f"{score:<16} AUROC {area:.3f}")
+        return
     tree = loaded.posterior(samples=samples, log_likelihood=not no_log_likelihood, number=groups, out=out)
     sizes = tree["posterior"].sizes
     click.echo(f"{', '.join(tree.children)}: {sizes['group']} groups, {sizes['sample']} samples")

@@ -58,7 +58,7 @@ def held_out_bound(
     """
     _check(1 if groups is None else groups, samples, ks, num_views)
     method, seed = run.method, stream_seed(int(run.config.get("seed") or 0), "bound")
-    if reason := _undefined(method) or no_groups(run, "test"):
+    if reason := unfitted(method) or no_groups(run, "test"):
         return reason
     part, prior = run.data.test, None
     views = part.num_views if isinstance(part, Groups) else num_views or int(run.config["num_views"])
@@ -69,12 +69,12 @@ def held_out_bound(
             for number, block in enumerate(fresh_groups(run, "test", "bound/test", groups * views, views)):
                 if number == 0:
                     first = next(draws(method.model, method.guide, block, 1, seed))
-                    if reason := _no_density(first):
+                    if reason := no_density(first):
                         return reason
                     if flat_site(first) is not None:
                         if reason := no_groups(run, "train"):
                             return reason
-                        prior, kept = _content_prior(run, views, seed)
+                        prior, kept = fitted_content_prior(run, views, seed)
                 own = stream_seed(seed, "draws", number)
                 found = log_weights(method, block, samples, prior, seed=own, block=len(block), tempered=False)
                 columns.append(found.log_weight)
@@ -146,7 +146,7 @@ def fit_content_prior(mean: Tensor, variance: Tensor, noise: Tensor) -> ContentP
     return ContentPrior(at(max(best, least))[0], math.sqrt(max(best, least)))
 
 
-def _content_prior(run: Any, views: int, seed: int) -> tuple[ContentPrior, int]:
+def fitted_content_prior(run: Any, views: int, seed: int) -> tuple[ContentPrior, int]:
     """Fitted to training groups, and to how many."""
     part, method = run.data.train, run.method
     views = part.num_views if isinstance(part, Groups) else views
@@ -197,7 +197,7 @@ def _numbers(groups: Groups) -> Tensor:
     )
 
 
-def _undefined(method: Any) -> str:
+def unfitted(method: Any) -> str:
     """Why a method has no density of x that was fitted, or nothing."""
     if getattr(method, "model", None) is None:
         return "the method has no model of x"
@@ -207,7 +207,7 @@ def _undefined(method: Any) -> str:
     return ""
 
 
-def _no_density(traces: Traces) -> str:
+def no_density(traces: Traces) -> str:
     """Why what the model gives an observed site is no density, or nothing."""
     for site in traces.observed:
         if isinstance(innermost(site.fn), torch.distributions.Bernoulli) and bool((site.value % 1 != 0).any()):
@@ -221,7 +221,7 @@ def _note(traces: Traces, method: Any, content: ContentPrior | None) -> str:
     for site in traces.observed:
         if site.auxiliary:
             parts.append(f"pyro.factor '{site.name}' counts as a density")
-        elif _discrete(site):
+        elif is_discrete(site):
             parts.append(f"'{site.name}': probabilities of discrete values")
         else:
             parts.append(
@@ -241,8 +241,8 @@ def _note(traces: Traces, method: Any, content: ContentPrior | None) -> str:
     return "; ".join(parts)
 
 
-def _discrete(site: Site) -> bool:
-    if isinstance(innermost(site.fn), torch.distributions.Bernoulli):  # of 0 and 1 alone, see _no_density
+def is_discrete(site: Site) -> bool:
+    if isinstance(innermost(site.fn), torch.distributions.Bernoulli):  # of 0 and 1 alone, see no_density
         return True
     try:
         return bool(site.fn.support.is_discrete)

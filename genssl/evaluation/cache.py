@@ -19,7 +19,18 @@ from genssl.files import plain, write_json
 from genssl.groups import Groups
 
 SETTINGS = ("method", "file", "sha256", "seed", "num_views", "views", "precision", "settings", "replaced", "built")
-ROOMS = ("evaluation", "models", "terms", "estimators", "distributions", "views", "datasets", "networks", "fit")
+ROOMS = (
+    "evaluation",
+    "models",
+    "terms",
+    "estimators",
+    "distributions",
+    "views",
+    "datasets",
+    "networks",
+    "fit",
+    "posterior",
+)
 
 
 class Cache:

@@ -39,6 +39,8 @@ def evaluate(run: Any, parts: Collection[str] | None = None, progress: bool = Tr
         generation      mse: of decode(mean of q(z|x)) per pixel on clean test images in [0, 1]; adhoc: of a decoder that is fitted to
                         frozen representations, for a method without one (`adhoc_decoder`); bound: held-out ELBO and importance-weighted
                         bound under a proper p(y) (`held_out_bound`); frechet: distances in named features (`generation_figures`)
+        certainty       {risk, coverage, weights, calibration}: whether the unsure are wrong, predictive intervals hold, importance
+                        weights can be trusted, posteriors are right of the model's own data (`genssl.posterior.certainty`)
         protocol        sizes, seed and rules
         notes           why a part is null: no labels, no decoder, ...
 

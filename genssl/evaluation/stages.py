@@ -116,6 +116,13 @@ def frechet(examined: Examined) -> Found:
     return figures["reason"] if decoder is None else generation_figures(examined.run, decode=decoder)
 
 
+def certainty() -> Any:
+    """genssl.posterior.certainty: the floor above, which rests on this one."""
+    from genssl.posterior import certainty
+
+    return certainty
+
+
 def random_content(examined: Examined) -> Found:
     """Content of fresh weights, which are not made where there is nothing to read."""
     return examined.subject.no_labels or content(examined.random)
@@ -143,5 +150,9 @@ STAGES: dict[str, Callable[[Examined], Found]] = {
     "generation.adhoc": adhoc,
     "generation.bound": lambda examined: held_out_bound(examined.run),
     "generation.frechet": frechet,
+    "certainty.risk": lambda examined: certainty().risk_figures(examined.run),
+    "certainty.coverage": lambda examined: certainty().coverage_figures(examined.run),
+    "certainty.weights": lambda examined: certainty().weight_figures(examined.run),
+    "certainty.calibration": lambda examined: certainty().calibration_figures(examined.run),
 }
 """In the order in which they run; a dot stands for a nested key."""

@@ -1,4 +1,4 @@
-"""Bars in groups, and dots against a setting: functions of numbers that return a matplotlib Figure."""
+"""Bars in groups, dots against a setting, intervals of items: functions of numbers that return a matplotlib Figure."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from genssl.report.figures import plain
 
@@ -53,9 +54,43 @@ def against(lines: Mapping[str, Sequence[tuple[float, float]]], setting: str, un
     every = [x for points in lines.values() for x, _ in points]
     if min(every) > 0 and max(every) / min(every) >= 10:
         axes.set_xscale("log")
+    elif all(float(x).is_integer() for x in every):
+        axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel(plain(setting))
     axes.set_ylabel(unit)
     axes.spines[["top", "right"]].set_visible(False)
     if len(lines) > 1:
         axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def intervals(
+    centre: Tensor, half: Tensor, label: Tensor | None, classes: Sequence[str] | None, name: str, unit: str = "item"
+) -> Figure:
+    """Intervals centre -+ half [N], one an item from left to right, coloured by label [N]."""
+    figure = Figure(figsize=(5.6, 2.9), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    palette = matplotlib.colormaps["tab10"]
+    at, values, widths = np.arange(len(centre)), centre.double().cpu().numpy(), half.double().cpu().numpy()
+    group = np.zeros(len(at), dtype=int) if label is None else label.cpu().numpy()
+    for value in np.unique(group):
+        rows = group == value
+        told = (
+            None
+            if label is None
+            else str(classes[value])
+            if classes is not None and value < len(classes)
+            else str(value)
+        )
+        axes.errorbar(
+            at[rows], values[rows], widths[rows], fmt="o", markersize=2.5, linewidth=1.0, color=palette(int(value) % 10),
+            label=None if told is None else plain(told),
+        )  # fmt: skip
+    axes.set_xlabel(f"{unit}, sorted by the mean")
+    axes.set_ylabel(plain(name))
+    axes.set_xticks([])
+    axes.spines[["top", "right"]].set_visible(False)
+    if label is not None and len(np.unique(group)) <= 10:
+        figure.legend(loc="outside lower center", frameon=False, fontsize=8, ncols=5)
     return figure

@@ -12,6 +12,7 @@ from typing import Any
 from genssl.errors import GensslError, SettingsError
 from genssl.evaluation.measuring import measuring
 from genssl.files import read_json, write_bytes
+from genssl.report.certainty import against_of, certainty, risk_drawing
 from genssl.report.diagram import diagram
 from genssl.report.distrust import distrust
 from genssl.report.drawing import draw
@@ -20,6 +21,7 @@ from genssl.report.looking import look
 from genssl.report.markup import code, listed, pairs, picture, row, table, text
 from genssl.report.side_by_side import comparison
 from genssl.report.tables import results
+from genssl.report.uncertain import uncertain
 
 FACTS = ("seed", "epochs", "steps", "batch_size", "num_views", "lr", "optimizer", "schedule", "precision", "device")
 MACHINE = ("machine", "threads")
@@ -76,12 +78,17 @@ def _section(run: Any, seen: Any, evaluation: dict[str, Any] | str) -> str:
     pictures = {name: picture(folder, name, drawing) for name, drawing in drawings.items()}
     curves = "".join(pictures[name] for name in DURING)
     views = "".join(shown for name, shown in pictures.items() if name not in DURING)
+    unsure = "".join(
+        picture(folder, name, drawing)
+        for name, drawing in (uncertain(run, seen) | {"risk": risk_drawing(known)}).items()
+    )
     worth = results(evaluation) if isinstance(evaluation, dict) else f'<p class="warn">{text(evaluation)}</p>'
     return (
         _what(run)
         + f'<h2>The fit</h2><p class="soft">{CURVES}</p><div class="figures">{curves}</div>'
         + f"<h2>What the representation is worth</h2>{worth}"
         + f'<h2>What it looks like</h2><div class="figures wide">{views}</div>'
+        + f'<h2>How sure it is</h2>{certainty(known, against_of(run.path))}<div class="figures wide">{unsure}</div>'
         + f"<h2>What to distrust</h2>{listed(distrust(run, evaluation, drawings))}"
     )
 

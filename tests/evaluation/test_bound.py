@@ -180,7 +180,7 @@ def test_a_flat_content_is_fitted_to_training_groups(tmp_path, cls):
 def test_no_other_content_prior_has_a_higher_training_elbo(tmp_path):
     run = run_of(tmp_path)
     with measuring(run.method):
-        prior, _ = module._content_prior(run, 2, 0)
+        prior, _ = module.fitted_content_prior(run, 2, 0)
         groups = next(fresh_groups(run, "train", "bound/train", 600, 2))
 
         def elbo(loc, scale):  # at the same draws, so that they differ by the prior alone

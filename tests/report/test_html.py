@@ -112,7 +112,8 @@ def test_tells_the_run_from_top_to_bottom(tmp_path):
     assert page.closed
     parts = ["Tiny on tiny", "A linear auto-encoder of images.", "What was fitted", "LogLikelihood", "view_scale", "The fit",
              "What the representation is worth", "81.2%", "49.1%", "83.4%", "0.01234", "Reconstructions", "Samples",
-             "Map of z", "Posterior standard deviations", "What to distrust", "made up", "One seed (3)"]  # fmt: skip
+             "Map of z", "Posterior standard deviations", "How sure it is", "Intervals on embeddings", "What to distrust",
+             "made up", "One seed (3)"]  # fmt: skip
     places = [page.text.index(part) for part in parts]
     assert places == sorted(places)
     assert "second paragraph" not in page.text
@@ -130,6 +131,9 @@ def test_tells_the_run_from_top_to_bottom(tmp_path):
         "posterior_scales",
         "class_samples",
         "traversals",
+        "intervals",
+        "surest",
+        "degraded",
     }
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {f"{name}.png" for name in names}
     assert page.tags.count("img") == len(names)
