@@ -22,8 +22,10 @@ class MCInfoNCE(SphericalMethod):
     bound by Jensen's inequality that does (the logarithm's average in place of the average's logarithm), which rewards sure
     posteriors more.
 
-    Where x does not tell which positive is to come, a wide q wins: kappa measures ambiguity. With the generating process of the
-    source the true posteriors are recovered up to a rotation. There is no entropy term: the entropy slot is constant.
+    Where x does not tell which positive is to come, a wide q wins: kappa measures ambiguity. The source proves that the true posteriors
+    are recovered up to a rotation, of another order: mu against one negative first, then kappa with mu held. Fitted jointly against the mean
+    of negatives, as here, a narrow cone of sure posteriors is better than the truth (results/recovery.md), and kappa runs to its cap:
+    do not read it as a calibrated concentration. There is no entropy term: the entropy slot is constant.
 
     Args:
         concentration: k of the positive around the anchor, 16 in the source.  num_samples: draws.
@@ -32,7 +34,7 @@ class MCInfoNCE(SphericalMethod):
 
     family = VonMisesFisher
     source = "Kirchhof, Kasneci, Oh 2023, ICML, arXiv:2302.02865"
-    collapses = "not while the batch has other groups; separated: kappa grows without end where views agree"
+    collapses = "fitted jointly: into a cone of ever surer posteriors (kappa at its cap); separated: sooner"
 
     def __init__(
         self,

@@ -133,7 +133,7 @@ class NeuralStatistician(GenerativeMethod):
         likelihood: str | nn.Module = "gaussian",
         likelihood_scale: float = 0.02**0.5,
         learned_scale: bool | str = False,
-        group_guide: None = None,
+        group_guide: str | nn.Module | None = None,
         **settings: Any,
     ) -> NeuralStatistician:
         """As GenerativeMethod.build; content_dim: C, default D. The encoder gives 256 features, the small networks have one hidden layer

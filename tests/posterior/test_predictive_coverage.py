@@ -145,7 +145,8 @@ def test_it_is_that_of_a_loop_over_sorted_draws(step):
 
 def test_padded_views_do_not_count():
     groups, likelihood = simulated(30, 3, ragged=True), Recorded()
-    found = predictive_coverage(FakeRun(linear(likelihood=likelihood), groups), groups, (0.8,), 19)
+    off = linear(encoder=Message(0.3), likelihood=likelihood)  # so that views are missed, and zeros are not
+    found = predictive_coverage(FakeRun(off, groups), groups, (0.8,), 19)
     ordered = torch.stack(likelihood.drawn[:19]).sort(0).values
     inside = (ordered[1] < groups.x) & (groups.x < ordered[17])
     assert found.observed["all"][0.8] == pytest.approx(float(inside[groups.mask].double().mean()))
