@@ -23,9 +23,9 @@ class MCInfoNCE(SphericalMethod):
     posteriors more.
 
     Where x does not tell which positive is to come, a wide q wins: kappa measures ambiguity. The source proves that the true posteriors
-    are recovered up to a rotation, of another order: mu against one negative first, then kappa with mu held. Fitted jointly against the mean
-    of negatives, as here, a narrow cone of sure posteriors is better than the truth (results/recovery.md), and kappa runs to its cap:
-    do not read it as a calibrated concentration. There is no entropy term: the entropy slot is constant.
+    are recovered up to a rotation, and fits mu against one negative first, then kappa with mu held. Fitted jointly against the
+    mean of negatives, as here, a narrow cone of sure posteriors is better than the truth (results/recovery.md), and kappa runs to its
+    cap: do not read it as a calibrated concentration. There is no entropy term: the entropy slot is constant.
 
     Args:
         concentration: k of the positive around the anchor, 16 in the source.  num_samples: draws.

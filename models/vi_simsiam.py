@@ -28,8 +28,8 @@ class VISimSiam(SphericalMethod):
     in SimSiam. The weights of their three terms could not be had.
 
     k is learned by likelihood: about (D - 1) / (1 - cos) of what the view predicts, so inputs whose other views cannot be predicted are
-    unsure; in order only: its level falls, since the draws that it is to predict are its own (results/recovery.md). It does not separate where
-    SimSiam does not.
+    unsure; in order only: its level falls, since the draws that it is to predict are its own (results/recovery.md). It does not
+    separate where SimSiam does not.
 
     Args:
         predictor: [N, D] -> [N, D] on the direction, None for the identity (which collapses).
@@ -38,7 +38,9 @@ class VISimSiam(SphericalMethod):
 
     family = PowerSpherical
     source = "Nakamura et al. 2023, ICCV, arXiv:2203.11437 (abstract)"
-    collapses = "as SimSiam, and without a head's BatchNorm; k falls towards 0 where views differ, and grows where they are one"
+    collapses = (
+        "as SimSiam, and without a head's BatchNorm; k falls towards 0 where views differ, and grows where they are one"
+    )
     predictor: nn.Module
 
     def __init__(
