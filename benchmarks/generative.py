@@ -186,6 +186,19 @@ def table(done: list[dict[str, Any]]) -> str:
                     f"| {r['views']} | {r['variance']:.4f} | {r['error']:.4f} | {r['between_items']:.4f} |"
                     for r in cell["content_posterior"]
                 ] + [""]
+    kinds = {
+        f"{cell['data']}, {cell['label']}": sorted(
+            {(c["seed"], c["precision"]) for c in done if (c["data"], c["label"]) == (cell["data"], cell["label"])}
+        )
+        for cell in done
+    }
+    mixed = [name for name, found in kinds.items() if len({precision for _, precision in found}) > 1]
+    if mixed:
+        lines += [
+            "Seeds of these rows were fitted in two precisions (bf16 and float32), so that their spread is one over precision too: "
+            f"{'; '.join(mixed)}.",
+            "",
+        ]
     lines.append(hardware(done))
     return "\n".join(lines) + "\n"
 
