@@ -1,17 +1,18 @@
-"""The command `genssl`: methods, data, fit, evaluate, posterior, report, compare."""
+"""The command `genssl`: methods, data, fit, compare; those on fitted runs are in genssl.cli_runs."""
 
 from __future__ import annotations
 
 import json
 import shlex
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
+from genssl import cli_runs
 from genssl._version import __version__
+from genssl.cli_runs import device_option, json_option, summary
 from genssl.errors import GensslError
 
 # Commands import what they need, so that --help and slips of the keyboard are answered at once.
@@ -20,12 +21,6 @@ _folder = click.Path(file_okay=False)
 _data_root = click.option(
     "--data-root", type=_folder, help="Where data sets are; default $GENSSL_DATA, else ~/.cache/genssl."
 )
-_method = click.option("--method", metavar="FILE.py:Class", help="The class, for a run of a method of your own.")
-_data = click.option(
-    "--data", metavar="FILE.py:FUNCTION", help="The data again, for a run on data of a function of your own."
-)
-_device = click.option("--device", default="auto", show_default=True, help="auto | cpu | cuda")
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group(
@@ -39,8 +34,12 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
+for _command in (cli_runs.evaluate, cli_runs.posterior, cli_runs.against, cli_runs.report):
+    cli.add_command(_command)
+
+
 @cli.command()
-@_json
+@json_option
 def methods(as_json: bool) -> None:
     """The methods: what fills each slot of the objective, where it comes from, when it collapses."""
     from genssl.fit.build import gallery
@@ -78,7 +77,7 @@ def _describe(name: str, cls: Any) -> dict[str, Any]:
 
 
 @cli.command()
-@_json
+@json_option
 @_data_root
 def data(as_json: bool, data_root: str | None) -> None:
     """The data sets: which are at hand, and how to get the others."""
@@ -119,7 +118,7 @@ def data(as_json: bool, data_root: str | None) -> None:
     "--precision", type=click.Choice(["32", "bf16", "auto"]),
     help="bf16: around the networks only; auto: the faster one on this machine; default 32.",
 )  # fmt: skip
-@_device
+@device_option
 @click.option("--limit", type=int, help="Use at most so many items of each split.")
 @click.option(
     "--num-workers", type=int, default=0, show_default=True, help="Reading processes for data that are not in memory."
@@ -194,107 +193,7 @@ def _finish(run: Any) -> None:
             err=True,
         )
         raise click.exceptions.Exit(130) from stop
-    click.echo(_summary(run, figures))
-    click.echo(f"report: {page}")
-
-
-def _summary(run: Any, figures: dict[str, Any]) -> str:
-    """What was fitted and what it is worth, in a few lines."""
-    lines = [
-        f"{run.config['method']} on {run.config['data_description'].get('name')}: "
-        f"{run.step or 0} of {run.config['steps']} steps, {run.path}"
-    ]
-    if run.metrics:
-        lines.append(
-            "nats a group     "
-            + "   ".join(f"{key} {run.metrics[-1][key]:.1f}" for key in ("reconstruction", "entropy", "prior"))
-        )
-    content, random = figures.get("content"), (figures.get("random_encoder") or {}).get("content") or {}
-    if not content:
-        return "\n".join([*lines, f"test accuracy    none: {(figures.get('notes') or {}).get('content', 'no labels')}"])
-    lines.append(f"{'test accuracy':<17}{'fitted':>7}{'random encoder':>17}")
-    for probe, values in content.items():
-        lines.append(
-            f"  {probe:<15}{values['test']:>7.3f}" + (f"{random[probe]['test']:>17.3f}" if probe in random else "")
-        )
-    return "\n".join(lines)
-
-
-def _on_run(command: Callable[..., None]) -> Callable[..., None]:
-    for decorate in (_device, _data, _method, click.argument("run", type=click.Path())):
-        command = decorate(command)
-    return command
-
-
-@cli.command()
-@_on_run
-@click.option(
-    "--only", "parts", multiple=True, metavar="PART", help="A part, such as content or generation.mse; may be repeated."
-)
-@_json
-def evaluate(
-    run: str, method: str | None, data: str | None, device: str, parts: tuple[str, ...], as_json: bool
-) -> None:
-    """Measure RUN and write RUN/evaluation.json; what was measured before is read from RUN/evaluation."""
-    from genssl.fit.run import load
-
-    loaded = load(run, method=method, data=data, device=device)
-    figures = loaded.evaluate(parts or None)
-    click.echo(json.dumps(figures, indent=2) if as_json else _summary(loaded, figures))
-
-
-@cli.command()
-@_on_run
-@click.option(
-    "--groups", type=click.IntRange(min=1), default=1000, show_default=True, help="The first so many of the test split."
-)
-@click.option("--samples", type=click.IntRange(min=1), default=200, show_default=True, help="Draws a group.")
-@click.option(
-    "--no-log-likelihood",
-    is_flag=True,
-    help="Leave out log_likelihood, log_p and log_weight: the decoder runs for 20 draws only.",
-)
-@click.option("--out", type=click.Path(dir_okay=False), help="The netCDF file; default RUN/posterior.nc.")
-@click.option(
-    "--against", metavar="DATA", help="Instead: AUROC of scores of strangeness, other data against the run's own."
-)
-def posterior(
-    run: str, method: str | None, data: str | None, device: str, groups: int, samples: int, no_log_likelihood: bool,
-    out: str | None, against: str | None,
-) -> None:  # fmt: skip
-    """Draw from the posterior of RUN and write an ArviZ data tree, RUN/posterior.nc; or hold RUN's scores against other data."""
-    from genssl.fit.run import load
-
-    loaded = load(run, method=method, data=data, device=device)
-    if against is not None:
-        from genssl.posterior import against as hold
-
-        for score, area in hold(loaded, against)["auroc"].items():
-            click.echo(f"{score:<16} AUROC {area:.3f}")
-        return
-    tree = loaded.posterior(samples=samples, log_likelihood=not no_log_likelihood, number=groups, out=out)
-    sizes = tree["posterior"].sizes
-    click.echo(f"{', '.join(tree.children)}: {sizes['group']} groups, {sizes['sample']} samples")
-    click.echo(f"posterior: {out or loaded.path / 'posterior.nc'}")
-    tree.close()
-
-
-@cli.command()
-@click.argument("runs", nargs=-1, required=True, type=click.Path())
-@_method
-@_data
-@click.option("--out", type=click.Path(dir_okay=False), help="The HTML file; default RUN/report.html of the first run.")
-def report(runs: tuple[str, ...], method: str | None, data: str | None, out: str | None) -> None:
-    """Write one HTML page about RUNS, side by side."""
-    from genssl.fit.folder import read_config
-    from genssl.fit.run import load
-    from genssl.report import write
-
-    def one(folder: str) -> Any:
-        config = read_config(Path(folder))  # what is given goes to the runs that need it, beside others that do not
-        return load(folder, method if "file" in config else None, data if ".py:" in (config["data"] or "") else None)
-
-    page = write([one(folder) for folder in runs], None if out is None else Path(out))
+    click.echo(summary(run, figures))
     click.echo(f"report: {page}")
 
 
@@ -306,7 +205,7 @@ def report(runs: tuple[str, ...], method: str | None, data: str | None, out: str
     type=_folder,
     help="Write table.csv, table.json, table.md, index.html there; default with --grid: runs/grid-STEM.",
 )
-@_json
+@json_option
 def compare(runs: tuple[str, ...], grid: str | None, out: str | None, as_json: bool) -> None:
     """Set RUNS (or the folder of a grid) side by side, or fit a grid of terms, seeds and settings and compare its cells.
 

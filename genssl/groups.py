@@ -80,6 +80,11 @@ class Groups:
         self._rows, self._placed = rows, True
 
     @property
+    def placed(self) -> bool:
+        """Whether `rows` were set, and are not the default of groups that nobody placed."""
+        return self._placed
+
+    @property
     def event_shape(self) -> tuple[Any, ...]:
         """Shape of one view; of each modality, where x is a tuple."""
         if isinstance(self.x, Tensor):
@@ -302,30 +307,6 @@ class Groups:
             self.x = tuple(zero(x, mask[:, j]) for j, x in enumerate(self.x))
         if self.style is not None:
             self.style = zero(self.style, mask)
-
-
-def is_training(groups: Groups, size: int, training: bool) -> bool:
-    """Whether these can be groups of a training set of `size`: placed in it, or of a loop of one's own that trains."""
-    return training or (groups._placed and groups.total == size)
-
-
-def training_place(groups: Groups, size: int, training: bool) -> Tensor:
-    """[G] the place of each group in a training set of `size` groups, -1 for one that is not of it.
-
-    Batches of `fit` were given their `rows` in it. Those of a loop of one's own were not: while training their `index` is taken, and
-    otherwise they are not of the training set, like validation and test groups.
-
-    DataError: an index beyond the training set (seen where it lives on the CPU).
-    """
-    if groups._placed and groups.total == size:
-        return groups.rows
-    if not training:
-        return torch.full_like(groups.index, -1)
-    if groups.index.device.type == "cpu" and int(groups.index.max()) >= size:
-        raise DataError(
-            f"groups.index goes up to {int(groups.index.max())}, but the method was made for {size} training groups; number them from 0"
-        )
-    return groups.index
 
 
 def _pad_views(value: Tensor, views: int) -> Tensor:

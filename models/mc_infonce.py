@@ -23,7 +23,7 @@ class MCInfoNCE(SphericalMethod):
     posteriors more.
 
     Where x does not tell which positive is to come, a wide q wins: kappa measures ambiguity. The source proves that the true posteriors
-    are recovered up to a rotation, and fits mu against one negative first, then kappa with mu held. Fitted jointly against the
+    are recovered up to a rotation, and fits mu first, then kappa with mu held. Fitted jointly against the
     mean of negatives, as here, a narrow cone of sure posteriors is better than the truth (results/recovery.md), and kappa runs to its
     cap: do not read it as a calibrated concentration. There is no entropy term: the entropy slot is constant.
 
@@ -34,7 +34,9 @@ class MCInfoNCE(SphericalMethod):
 
     family = VonMisesFisher
     source = "Kirchhof, Kasneci, Oh 2023, ICML, arXiv:2302.02865"
-    collapses = "fitted jointly: into a cone of ever surer posteriors (kappa at its cap); separated: sooner"
+    collapses = (
+        "fitted jointly: into a cone of sure posteriors, kappa at its cap; separated: kappa grows where views agree"
+    )
 
     def __init__(
         self,

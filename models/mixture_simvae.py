@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from genssl.distributions import GroupMixture
 from genssl.errors import DataError, SettingsError
-from genssl.groups import Groups, is_training, training_place
+from genssl.groups import Groups
 from genssl.objective import Objective
+from genssl.training_set import is_training, training_place
 
 
 class Components(nn.Module):

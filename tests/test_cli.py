@@ -66,7 +66,9 @@ def finished(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["methods"], ["data"], ["fit"], ["evaluate"], ["report"]], ids=lambda command: " ".join(command)
+    "command",
+    [[], ["methods"], ["data"], ["fit"], ["evaluate"], ["against"], ["report"]],
+    ids=lambda command: " ".join(command),
 )
 def test_help(command, capsys):
     status, out, err = run(capsys, *command, "--help")
@@ -312,3 +314,15 @@ def test_a_method_of_each_kind_from_the_command_to_the_report(method, tmp_path, 
     status, _, err = run(capsys, "report", str(out))
     assert status == 0, err
     assert not re.search(r">\s*(nan|None|inf)\b", (out / "report.html").read_text())
+
+
+def test_against_other_data(finished, capsys):
+    status, out, err = run(capsys, "against", finished, "digits", "--groups", 20, "--samples", 8)
+    assert (status, err) == (0, "")
+    areas = dict(line.split(" AUROC ") for line in out.splitlines() if "AUROC" in line)
+    assert {name.strip() for name in areas} >= {"negative_elbo", "distance", "posterior_scale"}
+    assert "pareto_k         none: 8 draws a group have no tail" in out
+    assert json.loads((finished / "against" / "digits.json").read_text())["groups"] == [20, 20]
+    status, _, err = run(capsys, "against", finished, "sprites:num=60", "--groups", 5)
+    assert status == 2
+    assert "items of shape [1, 32, 32], expected [1, 8, 8]" in err

@@ -33,11 +33,13 @@ def against(
     Of two data sets this says how their scores differ, not that the run would find another kind of stranger.
 
     Args:
-        data: a name as in `genssl fit`, a Data, or Groups of as many views.  number: groups a side.  samples: draws a group.
+        data: a name as in `genssl fit` (data_root: default the run's), a Data, or Groups of as many views.
+        number: groups a side.  samples: draws a group.
 
     Raises SettingsError (another event shape; no test groups; natural groups against items), DataError.
     """
     name = data if isinstance(data, str) else getattr(data, "name", "groups")
+    data_root = run.config.get("data_root") if data_root is None else data_root
     other = load(data, root=data_root, verify=verify) if isinstance(data, str) else data
     if reason := no_groups(run, "test"):
         raise SettingsError(f"against: {reason}; there is nothing to hold {name} against")
@@ -51,12 +53,13 @@ def against(
             f"against: {name} has items of shape {list(strange.event_shape)}, expected {list(own.event_shape)} as the run's; take data "
             "of one size"
         )
-    one, two = (strangeness(run, side, samples) for side in (own, strange))
+    both = strangeness(run, Groups.collate([Groups(side.x, side.mask) for side in (own, strange)]), samples)
+    sides = {score: (value[: len(own)], value[len(own) :]) for score, value in both.scores.items()}
     found = {
         "data": name, "groups": [len(own), len(strange)], "views": own.num_views, "samples": samples,
         "standard_error": 0.5 / min(len(own), len(strange)) ** 0.5,
-        "auroc": {score: auroc(value, two.scores[score]) for score, value in one.scores.items() if score in two.scores},
-        "absent": one.absent | two.absent,
+        "auroc": {score: auroc(*values) for score, values in sides.items()},
+        "absent": both.absent,
     }  # fmt: skip
     plainly = plain(found)
     write_json(Path(run.path) / "against" / f"{_file(name)}.json", plainly)

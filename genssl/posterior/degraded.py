@@ -12,6 +12,7 @@ from genssl.errors import SettingsError
 from genssl.evaluation.measuring import measuring
 from genssl.fit.precision import networks_in
 from genssl.fit.randomness import stream_seed
+from genssl.posterior.strangeness import log_spread
 from genssl.views import CorruptFeatures, Erase, GaussianBlur, Geometric, Noise
 
 NOISE = (0.0, 0.05, 0.1, 0.2, 0.4)
@@ -68,21 +69,13 @@ def degraded_scales(run: Any, x: Tensor) -> Curves:
 
 
 def log_scale(method: Any, x: Tensor) -> Tensor:
-    """[B] mean log scale of q(z | x) over dimensions: log standard deviation, or -1/2 log concentration.
+    """[B] mean log scale of q(z | x) over dimensions (`log_spread`).
 
     Raises SettingsError for a deterministic guide.
     """
-    posterior = method.encode(x)
-    base = getattr(posterior, "base_dist", posterior)
-    concentration = getattr(base, "concentration", None)
-    if concentration is not None:
-        return -0.5 * concentration.double().log().reshape(len(x), -1).mean(1).cpu()
-    try:
-        stddev = posterior.stddev
-    except (AttributeError, NotImplementedError):
-        stddev = None
-    if stddev is None or not bool((stddev > 0).all()):
+    spread = log_spread(method.encode(x))
+    if spread is None:
         raise SettingsError(
             f"posterior scale: the guide of {type(method).__name__} is deterministic; take a method with a stochastic guide"
         )
-    return stddev.double().log().flatten(1).mean(1).cpu()
+    return spread.reshape(len(x), -1).mean(1).cpu()

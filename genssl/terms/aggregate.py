@@ -137,7 +137,7 @@ class SphericalEntropy(AggregateEntropy):
 
     The joint form takes the product of the views' kernels (arXiv:2605.03517, Eq. 47). With mi_weight 1 and an attraction of
     concentration 2 / temperature it is near SimCLR at two views, whose normaliser is over the views of both (ContrastiveNormaliser), the
-    positive among them: the same in the limit of many groups, and 0.2 % apart at 512.
+    positive among them: the same in the limit of many groups.
     """
 
     space = "sphere"

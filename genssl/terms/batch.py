@@ -65,7 +65,9 @@ def everywhere(value: Tensor, traces: Traces) -> Tensor:
     both sides of a method keep their ratio however ragged the groups are.
     """
     everyone = value.expand(traces.groups.num_groups)
-    return everyone if traces.groups.num_views == 1 else torch.where(traces.groups.count > 1, everyone, 0.0)
+    if traces.groups.mask is None or traces.groups.num_views == 1:
+        return everyone
+    return torch.where(traces.groups.count > 1, everyone, 0.0)
 
 
 def covariances(z: Tensor, valid: Tensor) -> Tensor:

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from genssl.errors import DataError, SettingsError
-from genssl.groups import Groups, training_place
+from genssl.groups import Groups
 from genssl.terms.base import Term
 from genssl.terms.batch import unit, views
 from genssl.terms.traces import Traces
+from genssl.training_set import training_place
 
 
 class Classes(nn.Module):

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from genssl.errors import SettingsError
-from genssl.groups import Groups, training_place
+from genssl.groups import Groups
 from genssl.terms.batch import unit, views
 from genssl.terms.classes import Classes, cosines
 from genssl.terms.traces import Traces
+from genssl.training_set import training_place
 
 ITERATIONS = 10  # of spherical k-means, from where the centroids are
 

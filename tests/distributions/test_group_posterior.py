@@ -54,10 +54,13 @@ def test_equals_the_dense_normal(views, dim, seed, ragged, content, view):
             log_prob, entropy = log_prob + normal.log_prob(z[g, mask[g], d]), entropy + normal.entropy()
             torch.testing.assert_close(q.mean[g, mask[g], d], mean, rtol=1e-8, atol=1e-8)
             torch.testing.assert_close(q.variance[g, mask[g], d], covariance.diagonal(), rtol=1e-8, atol=1e-8)
+            here = q.covariance[g, d][mask[g]][:, mask[g]]
+            torch.testing.assert_close(here, covariance, rtol=1e-8, atol=1e-8)
         torch.testing.assert_close(q.log_prob(z)[g], log_prob, rtol=1e-8, atol=1e-8)
         torch.testing.assert_close(q.entropy()[g], entropy, rtol=1e-8, atol=1e-8)
     assert bool((q.mean[~mask] == 0).all())
     assert bool((q.variance[~mask] == 0).all())
+    assert bool((q.covariance.transpose(1, 2)[~mask] == 0).all())
 
 
 @pytest.mark.parametrize("content", [None, 0.7])

@@ -11,8 +11,8 @@ from torch import nn
 
 from genssl import Groups, Objective, estimators, terms
 from genssl.errors import DataError
-from genssl.groups import training_place
 from genssl.terms.batch import whiten
+from genssl.training_set import training_place
 
 
 def values(term, z, mask):
