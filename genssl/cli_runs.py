@@ -120,7 +120,11 @@ def against(
 @click.argument("runs", nargs=-1, required=True, type=click.Path())
 @method_option
 @data_option
-@click.option("--out", type=click.Path(dir_okay=False), help="The HTML file; default RUN/report.html of the first run.")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False),
+    help="The HTML file; default RUN/report.html, of several runs report.html here.",
+)
 def report(runs: tuple[str, ...], method: str | None, data: str | None, out: str | None) -> None:
     """Write one HTML page about RUNS, side by side."""
     from genssl.fit.folder import read_config
@@ -131,5 +135,7 @@ def report(runs: tuple[str, ...], method: str | None, data: str | None, out: str
         config = read_config(Path(folder))  # what is given goes to the runs that need it, beside others that do not
         return load(folder, method if "file" in config else None, data if ".py:" in (config["data"] or "") else None)
 
+    if out is None and len(runs) > 1:
+        out = "report.html"  # RUN/report.html is about that run alone
     page = write([one(folder) for folder in runs], None if out is None else Path(out))
     click.echo(f"report: {page}")

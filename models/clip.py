@@ -10,7 +10,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from genssl.models.discriminative import HEAD, mlp_head
-from genssl.models.method import Method
+from genssl.models.method import Method, latent_dim
 from torch import Tensor, nn
 
 from genssl.distributions import at_least_float32
@@ -133,6 +133,7 @@ class CLIP(Method):
                     f"CLIP.build: one modality of shape {list(shapes)}, expected images of even width, to be split, or a tuple of two"
                 )
             shapes = ((*shapes[:-1], shapes[-1] // 2),) * 2
+        dim = latent_dim(dim, network or "mlp")
         encoders = [make_encoder(network or "mlp", shape, dim, hidden) for shape in shapes]
         heads = [mlp_head(dim, tuple(head)) or nn.Identity() for _ in shapes]
         method = cls(encoders, heads, split=split, **settings)

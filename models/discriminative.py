@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 
 import pyro
 import pyro.distributions as dist
-from genssl.models.method import Method, default_dim, event_shape_of
+from genssl.models.method import Method, event_shape_of, latent_dim
 from torch import Tensor, nn
 
 from genssl.distributions import at_least_float32
@@ -83,7 +83,7 @@ class DiscriminativeMethod(Method):
         """
         shape = event_shape_of(example, cls)
         network = default_network(shape) if network is None else network
-        dim = default_dim(network) if dim is None else dim
+        dim = latent_dim(dim, network)
         widths = cls.default_head if head is None else tuple(head)
         if widths:
             widths = (*widths[:-1], widths[-1] + cls.extra_outputs)

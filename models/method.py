@@ -203,7 +203,7 @@ class GenerativeMethod(Method):
         """
         shape = event_shape_of(example, cls)
         network = default_network(shape) if network is None else network
-        dim = default_dim(network) if dim is None else dim
+        dim = latent_dim(dim, network)
         likelihood = make_likelihood(shape, likelihood, likelihood_scale, learned_scale)
         squash = isinstance(likelihood, Gaussian) and len(shape) == 3
         encoder = make_encoder(network, shape, 2 * dim, hidden)
@@ -224,9 +224,13 @@ def event_shape_of(example: Groups, cls: type) -> tuple[int, ...]:
     return example.event_shape
 
 
-def default_dim(network: str) -> int:
-    """The paper's latent sizes: 10 with its MLPs, 64 with its convolutions."""
-    return 10 if network == "mlp" else 64
+def latent_dim(dim: int | None, network: str) -> int:
+    """D; None: the paper's latent sizes, 10 with its MLPs and 64 with its convolutions."""
+    if dim is None:
+        return 10 if network == "mlp" else 64
+    if isinstance(dim, bool) or not isinstance(dim, int) or dim < 1:
+        raise SettingsError(f"build: dim = {dim!r}, expected a whole number of at least 1")
+    return dim
 
 
 def make_likelihood(
@@ -244,4 +248,8 @@ def make_likelihood(
         return Gaussian(scale, True, shape, floor=1 / 255 if len(shape) == 3 else 0.0)
     if likelihood not in families:
         raise SettingsError(f"build: likelihood = {likelihood!r}, expected one of gaussian, {', '.join(families)}")
+    if learned:
+        raise SettingsError(
+            f"build: learned_scale = {learned!r}, but likelihood = {likelihood!r} has no scale; take gaussian"
+        )
     return families[likelihood]()

@@ -8,7 +8,7 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
-from genssl.models.method import GenerativeMethod, default_dim, event_shape_of, make_likelihood
+from genssl.models.method import GenerativeMethod, event_shape_of, latent_dim, make_likelihood
 from torch import Tensor, nn
 
 from genssl.distributions import Gaussian, at_least_float32
@@ -144,7 +144,7 @@ class NeuralStatistician(GenerativeMethod):
             )
         shape = event_shape_of(example, cls)
         network = default_network(shape) if network is None else network
-        dim = default_dim(network) if dim is None else dim
+        dim = latent_dim(dim, network)
         content_dim = dim if content_dim is None else content_dim
         width = hidden[-1] if hidden else 256
         likelihood = make_likelihood(shape, likelihood, likelihood_scale, learned_scale)

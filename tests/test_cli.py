@@ -207,7 +207,8 @@ def test_a_method_and_data_of_the_user(capsys):
     )
     assert run(capsys, "fit", "VAE", *SMALL[:6], "--epochs", "1", "--out", "other", "--no-report")[0] == 0
     assert run(capsys, "report", "other", "run", *given)[0] == 0
-    assert Path("other/report.html").exists()
+    assert Path("report.html").exists()
+    assert not Path("other/report.html").exists()  # which is of that run alone
 
 
 BAD = [

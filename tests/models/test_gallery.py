@@ -177,3 +177,16 @@ def test_content_simvae_is_nested():
         method.guide(groups)
     assert trace.trace.nodes["y"]["value"].shape == (4, 1, 2)
     assert trace.trace.nodes["z"]["value"].shape == (4, 3, 2)
+
+
+@pytest.mark.parametrize("dim", [0, -1, 2.5, "ten", True])
+@pytest.mark.parametrize("name", ["VAE", "NeuralStatistician", "SimCLR", "CLIP"])
+def test_a_latent_size_that_is_none_is_refused(name, dim):
+    groups = Groups(torch.rand(4, 2, 1, 4, 4))
+    with pytest.raises(SettingsError, match="expected a whole number of at least 1"):
+        getattr(genssl.models, name).build(groups, dim=dim)
+
+
+def test_a_likelihood_without_a_scale_learns_none():
+    with pytest.raises(SettingsError, match="has no scale"):
+        VAE.build(Groups(torch.rand(4, 1, 1, 4, 4)), likelihood="bernoulli", learned_scale=True)
