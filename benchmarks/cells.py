@@ -12,6 +12,7 @@ import shutil
 import statistics
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,8 @@ def data_root() -> str | None:
 
 
 def precision() -> str:
-    """bf16 where this processor is faster in it."""
-    return fastest("cpu")
+    """bf16 where this processor is faster in it; float32 on a GPU, where steps this small wait for launches and not for products."""
+    return "32" if torch.cuda.is_available() else fastest("cpu")
 
 
 def load(name: str) -> Any:
@@ -189,11 +190,12 @@ def percent(values: list[float]) -> str:
     return f"{mean:.1f}" if len(values) == 1 else f"{mean:.1f} ({100 * min(values):.1f} to {100 * max(values):.1f})"
 
 
-def hardware(results: list[dict[str, Any]]) -> str:
-    first, kinds = results[0], {"bf16": "bf16 networks", "32": "float32"}
-    count = {kinds[p]: sum(cell["precision"] == p for cell in results) for p in kinds}
-    told = ", ".join(f"{kind}: {n}" for kind, n in count.items() if n)
+def hardware(results: list[dict[str, Any]], calibrated: str) -> str:
+    """Where the cells were fitted, and the processor whose speed turned their budgets into steps."""
+    kinds = {"bf16": "bf16 networks", "32": "float32"}
+    fits = Counter((cell["machine"], cell["versions"]["torch"], kinds[cell["precision"]]) for cell in results)
+    told = "; ".join(f"{n} on {m} with torch {t} and {k}" for (m, t, k), n in fits.most_common())
     return (
-        f"Hardware: {first['machine']}, torch {first['versions']['torch']}; cells with {told}; "
-        "fits on one thread, two side by side, for as many steps as the budget holds on two threads."
+        f"Cells fitted: {told}. A budget is as many steps as two threads of {calibrated} take in that time in float32, on whatever "
+        "machine the cell is then fitted."
     )

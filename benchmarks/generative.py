@@ -199,7 +199,7 @@ def table(done: list[dict[str, Any]]) -> str:
             f"{'; '.join(mixed)}.",
             "",
         ]
-    lines.append(hardware(done))
+    lines.append(hardware(done, "an AMD EPYC"))
     return "\n".join(lines) + "\n"
 
 

@@ -26,8 +26,10 @@ from genssl.compare.grid import cells_of, read_spec
 from genssl.compare.rows import row_of
 from genssl.compare.table import spread_of
 from genssl.compare.writers import markdown
+from genssl.errors import NonFiniteError
 from genssl.evaluation import CORE
 from genssl.files import write_bytes, write_json
+from genssl.fit.folder import read_config
 
 RESULTS = Path(__file__).parent.parent / "results"
 LIKELIHOOD, CONTRAST = "LogLikelihood", "ContrastiveNormaliser:temperature=0.5"
@@ -118,6 +120,9 @@ def table(rows: list[dict[str, Any]]) -> str:
         "",
     ]
     lines += [f"- {claim.text}: **{verdict(claim, rows)}**" for claim in CLAIMS]
+    diverged = [f"- {row['run']}: {row['diverged']}" for row in rows if "diverged" in row]
+    if diverged:
+        lines += ["", "Diverged, so that nothing is measured of them and no mean above has them:", "", *diverged]
     machines = sorted({row["machine"] for row in rows})
     return "\n".join([*lines, "", "## Cells", "", markdown(rows), "", f"Hardware: {', '.join(machines)}; float32.", ""])
 
@@ -145,13 +150,18 @@ def main() -> None:
         if out.exists():
             continue
         folder = Path(args.work) / cell.name
-        run = genssl.fit(**cell.arguments, out=folder, resume=True, progress=False)
-        run.evaluate(CORE)
-        row = row_of(folder) | {"machine": run.config["machine"], "versions": run.config["versions"]}
+        try:
+            run = genssl.fit(**cell.arguments, out=folder, resume=True, progress=False)
+            run.evaluate(CORE)
+            found = {}
+        except NonFiniteError as error:  # theory says of some cells that they diverge: when they did is their result
+            found = {"diverged": str(error).split(";")[0]}
+        config = read_config(folder)
+        row = row_of(folder) | {"machine": config["machine"], "versions": config["versions"], **found}
         out.parent.mkdir(parents=True, exist_ok=True)
         write_json(out, row)
-        print(f"{number + 1}/{len(cells)} {cell.name} knn {row.get('content.knn')}", flush=True)
-    finished = [Path(args.work) / cell.name for cell in cells if (Path(args.work) / cell.name / "config.json").exists()]
+        print(f"{number + 1}/{len(cells)} {cell.name} {found or row.get('content.knn')}", flush=True)
+    finished = [Path(args.work) / cell.name for cell in cells if (Path(args.work) / cell.name / "checkpoint").exists()]
     if finished:
         print(of_runs(finished).write(Path(args.work) / "page"))
 

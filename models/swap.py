@@ -229,16 +229,16 @@ def _guide(self: Any, groups: Groups) -> None:
 
 def _encode(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
     """The representation, before the head; a scale is that of z and so only told where nothing is between the two."""
-    law = type(self).encode(self, x, *args, **kwargs)
+    with pyro.validation_enabled(False):  # the written scale is not used, so nothing holds it in range
+        law = type(self).encode(self, x, *args, **kwargs)
     if self._law.kind != "point" and not isinstance(getattr(self, "head", nn.Identity()), nn.Identity):
         return law
     return self._law.around(law, None, self._leading(_log_scale(self), x) if self._law.kind == "network" else None)
 
 
 def _posterior(self: Any, what: Any) -> Any:
-    law = type(self).posterior(
-        self, what
-    )  # of a spherical method, whose argument is no Groups: its encode is swapped instead
+    with pyro.validation_enabled(False):  # as in _encode
+        law = type(self).posterior(self, what)  # of a spherical method, no Groups come: its encode is swapped instead
     return self._law.around(law, what.mask, _log_scales(self, what)) if isinstance(what, Groups) else law
 
 
