@@ -154,7 +154,7 @@ def spherical_cell(cell, budget):
     elif name == "VISimSiam":
         method = VISimSiam.build(example, dim=DIM, hidden=(128,) * 3, head=cell["head"])
         if not cell["head"]:
-            spread(method.encoder, sets[0][0])
+            spread(method.encoder[0], sets[0][0])
     else:
         method = contrastive(spread(mlp_encoder((DIM,), DIM + 1, (128,) * 3), sets[0][0]), cell, 16.0)
     lr = 5e-2 if cell["true_mu"] else 2e-3

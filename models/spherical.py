@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from genssl.models.discriminative import DiscriminativeMethod
 from torch import Tensor, nn
 
@@ -15,7 +16,8 @@ LARGEST = 1e4
 
 
 class SphericalMethod(DiscriminativeMethod):
-    """A guide q(z | x) on the unit sphere in R^D: encoder and head give D + 1 numbers, a direction and log(k / concentration_start).
+    """A guide q(z | x) on the unit sphere in R^D: encoder and head give D + 1 numbers, a direction and log(k / concentration_start),
+    up to the bound: k = 1e4 takes its place smoothly.
 
     `encode` is this distribution where there is no head (the default of `build`), so that the representation carries its certainty; with a
     head it is the encoder's output, before the head, as everywhere. `project` gives the direction times k.
@@ -33,8 +35,9 @@ class SphericalMethod(DiscriminativeMethod):
     def posterior(self, output: Tensor) -> Any:
         """The spherical law of every view from encoder and head, output [..., D + 1]: batch [...], event [D]."""
         output = at_least_float32(output)
-        log_concentration = (output[..., -1] + math.log(self.concentration_start)).clamp(max=math.log(LARGEST))
-        return self.family(output[..., :-1], log_concentration.exp(), validate_args=False)
+        # 1 / k = 1 / k' + 1 / LARGEST: a bound that k can be brought back from, as from a hard one it cannot.
+        concentration = LARGEST * torch.sigmoid(output[..., -1] + math.log(self.concentration_start / LARGEST))
+        return self.family(output[..., :-1], concentration, validate_args=False)
 
     def views_posterior(self, groups: Groups) -> Any:
         """The law of every view of the groups: batch [G, J], masked where views are padded."""

@@ -6,9 +6,10 @@ from typing import Any, Self
 
 import pyro
 import pyro.distributions as dist
+import torch
 from genssl.models.discriminative import mlp_head
 from genssl.models.spherical import SphericalMethod
-from torch import nn
+from torch import Tensor, nn
 
 from genssl.distributions import PowerSpherical
 from genssl.groups import Groups
@@ -18,9 +19,9 @@ from genssl.terms import PosteriorEntropy, SphericalAttraction, StopGradient
 
 
 class VISimSiam(SphericalMethod):
-    r"""q(z | x) = PowerSpherical(mu(x), k(x)); another view's draw is to be likely under the predicted direction, at this view's k.
+    r"""q(z | x) = PowerSpherical(mu(x), k(x)); another view's direction is to be likely under the predicted one, at this view's k.
 
-        objective = 0 (stopped gradient)  + sum_i H[q_i]  + sum_i [ -H[q_i] + mean_{j != i} log PS(z_i; predictor(mu_j), k_j) ]
+        objective = 0 (stopped gradient)  + sum_i H[q_i]  + sum_i [ -H[q_i] + mean_{j != i} log PS(mu_i; predictor(mu_j), k_j) ]
 
     Source: Nakamura et al. 2023 (VI-SimSiam, ICCV, arXiv:2203.11437), from its abstract and what others tell of it: alignment
     E_q sum_j log p(z | x_j), uniformity, KL to the uniform law. Ours: q is the mixture of the views' own laws bounded by its members,
@@ -28,8 +29,11 @@ class VISimSiam(SphericalMethod):
     in SimSiam. The weights of their three terms could not be had.
 
     k is learned by likelihood: about (D - 1) / (1 - cos) of what the view predicts, so inputs whose other views cannot be predicted are
-    unsure; in order only: its level falls, since the draws that it is to predict are its own (results/recovery.md). It does not
-    separate where SimSiam does not.
+    unsure. It is a precision of prediction, of the predictor's errors too, and no posterior of a generative model; views that are one
+    let it grow to its bound. It does not separate where SimSiam does not.
+
+    The directions (without a head those of the representation itself) go through a BatchNorm without scale and shift, as at the end of
+    SimSiam's head; k does not, since over a batch its level is what is to be learned.
 
     Args:
         predictor: [N, D] -> [N, D] on the direction, None for the identity (which collapses).
@@ -38,9 +42,7 @@ class VISimSiam(SphericalMethod):
 
     family = PowerSpherical
     source = "Nakamura et al. 2023, ICCV, arXiv:2203.11437 (abstract)"
-    collapses = (
-        "as SimSiam, and without a head's BatchNorm; k falls towards 0 where views differ, and grows where they are one"
-    )
+    collapses = "as SimSiam: without predictor, stopped gradient or the directions' BatchNorm"
     predictor: nn.Module
 
     def __init__(
@@ -67,6 +69,22 @@ class VISimSiam(SphericalMethod):
 
     @classmethod
     def _assemble(cls, encoder: nn.Module, dim: int, head: tuple[int, ...], example: Groups, **settings: Any) -> Self:
-        made = mlp_head(dim, head, final_norm=True)
+        made = mlp_head(dim, head)
         width = output_size(encoder, *([made] if made else [])) - 1
+        norm = DirectionNorm(width)
+        if made is None:
+            encoder = nn.Sequential(encoder, norm)
+        else:
+            made.append(norm)
         return cls(encoder, made, mlp_head(width, (max(width // 4, 8), width)), **settings)
+
+
+class DirectionNorm(nn.Module):
+    """[N, D + 1] -> [N, D + 1]: BatchNorm without scale and shift of all columns but the last, the log concentration."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(width, affine=False)
+
+    def forward(self, output: Tensor) -> Tensor:
+        return torch.cat([self.norm(output[..., :-1]), output[..., -1:]], -1)

@@ -73,13 +73,14 @@ class AveragedNormaliser(Term):
 
 
 class SphericalAttraction(Term):
-    r"""sum_i [ -H[q_i] + mean_{j != i} log PS(z_i; p_j, k_j) ], a power-spherical law of learned concentration: {"z": [G]} nats.
+    r"""sum_i [ -H[q_i] + mean_{j != i} log PS(mu_i; p_j, k_j) ], a power-spherical law of learned concentration: {"z": [G]} nats.
 
-    z_i is a draw of q(z | x_i), held fixed, p_j the direction and k_j the LENGTH of the guide site z_predicted. -H[q_i] is what the
-    own view's E_q log q(z | x_i) comes to, so that with the posterior entropy in its slot the sum over slots is the cross term alone.
-    Sources: Nakamura et al. 2023 (VI-SimSiam, arXiv:2203.11437), alignment E_q sum_j log p(z | x_j), as far as its abstract tells; De
-    Cao and Aziz 2020 (arXiv:2006.04437) for the law. Greatest in k_j at about (D - 1) / (1 - cos) for cos near 1: views that cannot be
-    predicted get a small one.
+    mu_i is the direction of q(z | x_i), held fixed, p_j the direction and k_j the LENGTH of the guide site z_predicted. -H[q_i] is what
+    the own view's E_q log q(z | x_i) comes to, so that with the posterior entropy in its slot the sum over slots is the cross term alone.
+    Sources: Nakamura et al. 2023 (VI-SimSiam, arXiv:2203.11437), alignment sum_j log p(z | x_j), as far as its abstract tells; De Cao and
+    Aziz 2020 (arXiv:2006.04437) for the law. Greatest in k_j at about (D - 1) / (1 - cos) for cos near 1: views that cannot be predicted
+    get a small one. At the direction and not at draws around it: draws carry the spread of q_i, which k_j would take over and hand on to
+    the next, until every k is 0 (measured: digits, 400 epochs, k from 16 to 0.01).
     """
 
     slots = ("prior",)
@@ -87,13 +88,15 @@ class SphericalAttraction(Term):
     needs = frozenset({"predictor"})
 
     def forward(self, traces: Traces) -> Mapping[str, Tensor]:
-        z, predicted, valid = views(traces, "z").detach(), views(traces, "z_predicted"), traces.groups.valid
-        length = torch.where(valid, predicted.norm(dim=-1), 0.0)
-        law = PowerSpherical(predicted.unsqueeze(1), length.unsqueeze(1), validate_args=False)  # [G, 1, j]
-        cross = law.log_prob(unit(z).unsqueeze(2))
+        z, predicted, valid = views(traces, "z"), views(traces, "z_predicted"), traces.groups.valid
         own = closed_forms.entropy(traces.guide["z"].fn)
         if own is None:
             raise SiteError("SphericalAttraction: the guide site 'z' has no entropy, expected a spherical distribution")
+        # Masked places of a mean have no length.
+        mean = torch.where(valid.unsqueeze(-1), traces.guide["z"].fn.mean.expand_as(z), z).detach()
+        length = torch.where(valid, predicted.norm(dim=-1), 0.0)
+        law = PowerSpherical(predicted.unsqueeze(1), length.unsqueeze(1), validate_args=False)  # [G, 1, j]
+        cross = law.log_prob(unit(mean).unsqueeze(2))
         return {"z": anchor_sum(cross, valid) - traces.guide["z"].per_group(own)}
 
 
