@@ -48,6 +48,15 @@ SECONDS, BATCH, RATE, VIEWS = 180.0, 256, 1e-3, 2
 CALIBRATED = "an AMD EPYC without bfloat16 instructions"
 
 
+WHY = {
+    "VISimSiam": "its learned concentration makes the likelihood of a code that two views share exactly grow without bound: one dimension "
+    "is enough for that, and BatchNorm holds the variance of each dimension, not that they differ",
+    "SimSiam": "nothing repels but predictor and stopped gradient, which lose dimensions slowly; the encoder is an MLP without BatchNorm",
+    "InstanceDiscrimination": "not collapsed but hardly begun: a step compares with all 54 000 class parameters and so costs ten times the "
+    "others', and each class was seen once",
+}
+
+
 def cells() -> list[Cell]:
     """All cells, one seed of everything first."""
     found = [
@@ -114,9 +123,28 @@ def table(done: list[dict[str, Any]]) -> str:
             ranks = [[c["effective_rank"].get(where) for c in same] for where in ("before", "after")]
             values += ["" if found[0] is None else f"{statistics.mean(found):.1f}" for found in ranks]
             lines.append(f"| {name} | {len(same)} | {same[0]['epochs']:.0f} | {' | '.join(values)} |")
-        lines += ["", f"Data: {rows[0]['exactness']}.", ""]
+        lines += ["", f"Data: {rows[0]['exactness']}.", "", *collapsed(rows), ""]
     lines.append(hardware(done, CALIBRATED))
     return "\n".join(lines) + "\n"
+
+
+def collapsed(rows: list[Cell]) -> list[str]:
+    """The methods whose representation is no better by kNN than the random encoder's, or of a rank below 2, and why."""
+
+    def nearest(cell: Cell) -> float:
+        return float(cell["content"]["knn"]["test"])
+
+    floor = max((nearest(cell) for cell in rows if cell["label"] == "random"), default=0.0)
+    found = {
+        cell[
+            "label"
+        ]: f"- {cell['label']}: kNN {100 * nearest(cell):.1f}, rank {cell['effective_rank']['before']:.1f}: "
+        f"{WHY.get(cell['label'], 'the reason is not known')}."
+        for cell in rows
+        if cell["label"] != "random" and (nearest(cell) <= floor or cell["effective_rank"]["before"] < 2)
+    }
+    said = "Collapsed (kNN no better than the random encoder's, or rank below 2)"
+    return [f"{said}:", "", *found.values()] if found else [f"{said}: none."]
 
 
 if __name__ == "__main__":

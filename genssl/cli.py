@@ -134,7 +134,7 @@ def data(as_json: bool, data_root: str | None) -> None:
     help="A setting of the method, e.g. --set dim=16; may be repeated.",
 )
 @click.option("--out", type=click.Path(), help="Run folder; default runs/METHOD-DATA-SEED.")
-@click.option("--resume", is_flag=True, help="Go on with the run in the folder.")
+@click.option("--resume", is_flag=True, help="Go on with the run in the folder; larger --epochs or --max-seconds lengthen it.")
 @click.option("--no-report", is_flag=True, help="Neither evaluate nor write the report at the end.")
 def fit(
     method: str, data_name: str, no_verify: bool, pairs: tuple[str, ...], reconstruction: str | None, entropy: str | None,
@@ -142,6 +142,7 @@ def fit(
 ) -> None:  # fmt: skip
     """Fit METHOD (a name of `genssl methods`, or path/to/file.py:Class), then evaluate it and write the report."""
     from genssl.fit.api import fit as fit_run
+    from genssl.fit.longer import how_ended
     from genssl.fit.loop import Interrupted
     from genssl.fit.slots import parse_setting
 
@@ -176,7 +177,7 @@ def fit(
     if not run.finished:
         click.echo(f"{run.path}: step {run.step} of {run.config['steps']}, saved; go on with: {again(run.path)}")
     elif no_report or ((run.path / "report.html").exists() and (run.path / "evaluation.json").exists()):
-        click.echo(f"{run.path}: finished, {run.config['steps']} steps")
+        click.echo(f"{run.path}: finished, {run.config['steps']} steps: {how_ended(run.config)}")
     else:
         _finish(run)
 

@@ -15,7 +15,7 @@ import pyro
 import torch
 
 from genssl.files import sweep, write_json
-from genssl.fit import checkpoint, folder, start
+from genssl.fit import checkpoint, folder, longer, start
 from genssl.fit.batches import Batches
 from genssl.fit.build import find_class
 from genssl.fit.config import check, describe_callable, resolve_device
@@ -77,7 +77,8 @@ def fit(
     precision    32 (default) | bf16 (around networks only) | auto (the faster of the two here)
     device       auto (default) | cpu | cuda
     seed         0 by default; all randomness is a function of it
-    out          run folder, default runs/METHOD-DATA-SEED;  resume: go on there, with the settings it was started with
+    out          run folder, default runs/METHOD-DATA-SEED;  resume: go on there, with the settings it was started with; more epochs or
+                 max_seconds than it had lengthen it (`genssl.fit.longer`)
     validation   a fraction of the data, or data; default: the data set's own
     max_steps    stop THIS call at that step, with a checkpoint;  limit: use at most so many items of every split
     measure      True: every slot is measured on held-out groups at the last step and its halves (measures.jsonl, genssl.evaluation.slots),
@@ -149,6 +150,7 @@ def fit(
             contexts.enter_context(folder.locked(place))
         else:
             contexts.enter_context(folder.locked(place))
+            longer.keep(config, place)
             sweep(place / "checkpoint")
             state = checkpoint.load(place / "checkpoint")
             first = 0 if state is None else restore(state, method, module, optimiser, place)

@@ -26,6 +26,7 @@ from genssl.fit.config import (
 )
 from genssl.fit.folder import read_config
 from genssl.fit.guard import plain_name
+from genssl.fit.longer import lengthen
 from genssl.fit.reading import data_key, load_data, read_data
 from genssl.fit.run import build_from, check_class
 from genssl.fit.slots import apply_slots
@@ -92,6 +93,7 @@ def old(
     """The settings of the run in `place`, its data, and the method with initial weights."""
     config = read_config(place)
     check_class(config, method, place)
+    lengthen(config, asked, place)
     check_same(config, asked, place)
     chosen = _same_device(config, device, place)
     tell_changes(config, chosen, place)

@@ -199,7 +199,7 @@ def test_finished_run_is_left_alone(tmp_path):
 @pytest.mark.parametrize(
     "other",
     [
-        {"lr": 0.5}, {"limit": 90}, {"max_seconds": 5.0}, {"epochs": 5}, {"seed": 1}, {"num_views": 3}, {"batch_size": 8}, {"clip": 1.0},
+        {"lr": 0.5}, {"limit": 90}, {"max_seconds": 5.0}, {"epochs": 2}, {"seed": 1}, {"num_views": 3}, {"batch_size": 8}, {"clip": 1.0},
         {"precision": "bf16"}, {"optimizer": "adamw"}, {"schedule": "constant"}, {"settings": {"dim": 5}},
         {"settings": {"view_scale": 1.0}},
         {"replace": {"prior": "LogPrior:analytic=True"}}, {"views": lambda x, index, generator: x}, {"data": "mnist"}, {"method": "VAE"},
