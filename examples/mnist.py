@@ -12,6 +12,7 @@ import argparse
 from genssl.models import SimVAE
 
 import genssl
+from genssl.errors import DataError
 from genssl.report import write
 
 DATA = "mnist"
@@ -34,10 +35,14 @@ def main(data: str = DATA) -> None:
     parser.add_argument("--out")
     args = parser.parse_args()
 
-    run = genssl.fit(
-        SimVAE, data, settings=SETTINGS, num_views=NUM_VIEWS, batch_size=BATCH_SIZE, lr=LR, precision=PRECISION, epochs=args.epochs,
-        max_seconds=args.max_seconds, limit=args.limit, seed=args.seed, data_root=args.data_root, download=args.download, out=args.out,
-    )  # fmt: skip
+    try:
+        run = genssl.fit(
+            SimVAE, data, settings=SETTINGS, num_views=NUM_VIEWS, batch_size=BATCH_SIZE, lr=LR, precision=PRECISION,
+            epochs=args.epochs, max_seconds=args.max_seconds, limit=args.limit, seed=args.seed, data_root=args.data_root,
+            download=args.download, out=args.out,
+        )  # fmt: skip
+    except DataError as error:  # where to put the data, or how to get them
+        parser.error(str(error))
     figures = run.evaluate()
     for probe in ("knn", "linear", "mlp"):
         fitted, random = (where["content"][probe]["test"] for where in (figures, figures["random_encoder"]))

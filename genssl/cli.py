@@ -134,7 +134,9 @@ def data(as_json: bool, data_root: str | None) -> None:
     help="A setting of the method, e.g. --set dim=16; may be repeated.",
 )
 @click.option("--out", type=click.Path(), help="Run folder; default runs/METHOD-DATA-SEED.")
-@click.option("--resume", is_flag=True, help="Go on with the run in the folder; larger --epochs or --max-seconds lengthen it.")
+@click.option(
+    "--resume", is_flag=True, help="Go on with the run in the folder; larger --epochs or --max-seconds lengthen it."
+)
 @click.option("--no-report", is_flag=True, help="Neither evaluate nor write the report at the end.")
 def fit(
     method: str, data_name: str, no_verify: bool, pairs: tuple[str, ...], reconstruction: str | None, entropy: str | None,

@@ -71,9 +71,11 @@ def foretell_of(method: Any, traces: Traces) -> list[str]:
             f"divergence: {type(planar[0]).__name__} grows with the scale of z, and no proper p(y) holds it; give a content_scale"
         )
     if entropy and not proper and not _holds_spread(active["prior"], traces.groups):
+        single = bool((traces.groups.count == 1).all()) and any(isinstance(term, LogPrior) for term in active["prior"])
+        alone = " of one view a group under a flat p(y); give more views, or a content_scale" if single else ""
         how = "slowly, as far as the decoder lets it" if generates else "without limit"
         found.append(
-            f"divergence: the posterior entropy grows with the scale of z {how}, and the prior slot does not hold it"
+            f"divergence: the posterior entropy grows with the scale of z {how}, and the prior slot does not hold it{alone}"
         )
     likelihood = getattr(method, "likelihood", None)
     learned = isinstance(likelihood, nn.Module) and any(p.requires_grad for p in likelihood.parameters())

@@ -22,7 +22,8 @@ class CRVAE(VAE):
 
     Source: Sinha and Dieng 2021 (NeurIPS, arXiv:2105.14859): ELBO(x) + ELBO(x~) - lambda KL[q(z | x~) || q(z | x)], their lambda
     1e-3; the comparison of Bizeul et al. 2024 uses 0.1 on two views, as here. Theirs has one direction, from the augmentation
-    to the item; both of these views are augmentations, so both directions are averaged.
+    to the item; both of these views are augmentations, so both directions are averaged. With one view a group there is no pair, and it is
+    the VAE.
 
     Args:
         consistency: lambda, at least 0; 0 is the VAE.  The rest: VAE.

@@ -25,6 +25,10 @@ class Preset(NamedTuple):
     fit: dict[str, Any]
 
 
+SCALE = 0.02**0.5
+"""The standard deviation of a Gaussian p(x | z) where none is given: the paper's."""
+
+
 class Method(nn.Module):
     """A plain nn.Module with a guide, an objective, `encode`, and a model where it is generative.
 
@@ -187,7 +191,7 @@ class GenerativeMethod(Method):
         network: str | None = None,
         hidden: Sequence[int] | None = None,
         likelihood: str | nn.Module = "gaussian",
-        likelihood_scale: float = 0.02**0.5,
+        likelihood_scale: float | None = None,
         learned_scale: bool | str = False,
         group_guide: str | nn.Module | None = None,
         **settings: Any,
@@ -197,9 +201,9 @@ class GenerativeMethod(Method):
         network: "mlp" (the paper's Table 3; smaller for small events), "conv" (its Table 4), "released_conv", "resnet18", "timm:NAME";
         default: conv for colour images of 32x32 and 64x64, mlp for everything else. dim: 10, with conv 64, as in the paper.
         hidden: widths of the mlp encoder, reversed in the decoder. likelihood: "gaussian", "bernoulli", "continuous_bernoulli", or a
-        module. learned_scale: True for one learned scale, "pixel" for one a pixel. group_guide: "product" or "set", for a guide that
-        sees the whole group (genssl.models.group_guides). Images get a sigmoid on a Gaussian's mean, since
-        their values are in [0, 1].
+        module. likelihood_scale: of a Gaussian, a standard deviation; None: the paper's, sqrt(0.02). learned_scale: True for one learned
+        scale, "pixel" for one a pixel. group_guide: "product" or "set", for a guide that sees the whole group
+        (genssl.models.group_guides). Images get a sigmoid on a Gaussian's mean, since their values are in [0, 1].
         """
         shape = event_shape_of(example, cls)
         network = default_network(shape) if network is None else network
@@ -210,7 +214,9 @@ class GenerativeMethod(Method):
         decoder = make_decoder(network, dim, shape, hidden, sigmoid=squash)
         if group_guide is not None:
             settings["group_guide"] = make_group_guide(group_guide, dim)
-        method = cls(encoder, decoder, likelihood_scale=likelihood_scale, likelihood=likelihood, dim=dim, **settings)
+        method = cls(
+            encoder, decoder, likelihood_scale=likelihood_scale or SCALE, likelihood=likelihood, dim=dim, **settings
+        )
         method._event_dim = len(shape)
         return method
 
@@ -234,9 +240,15 @@ def latent_dim(dim: int | None, network: str) -> int:
 
 
 def make_likelihood(
-    shape: Sequence[int], likelihood: str | nn.Module, scale: float, learned: bool | str = False
+    shape: Sequence[int], likelihood: str | nn.Module, scale: float | None = None, learned: bool | str = False
 ) -> nn.Module:
-    """A likelihood of genssl.distributions by name; a module is taken as it is."""
+    """A likelihood of genssl.distributions by name; a module is taken as it is. scale: a Gaussian's, None for the paper's."""
+    if scale is not None and likelihood != "gaussian":
+        named = repr(likelihood) if isinstance(likelihood, str) else f"a {type(likelihood).__name__}"
+        raise SettingsError(
+            f"build: likelihood_scale = {scale!r}, but likelihood = {named} takes none from here; leave it out, or take gaussian"
+        )
+    scale = SCALE if scale is None else scale
     if not isinstance(likelihood, str):
         return likelihood
     if learned not in (True, False, "pixel"):

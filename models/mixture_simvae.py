@@ -119,7 +119,7 @@ class MixtureSimVAE(GenerativeMethod):
         super().__init__(
             encoder, decoder, likelihood_scale=likelihood_scale, likelihood=likelihood, dim=dim, group_guide=group_guide
         )
-        if labels is not None and labels < 0:
+        if labels is not None and (isinstance(labels, bool) or labels < 0):
             raise SettingsError(
                 f"MixtureSimVAE: labels = {labels}, expected a number of groups, or None for all that have one"
             )

@@ -8,7 +8,7 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
-from genssl.models.method import GenerativeMethod, event_shape_of, latent_dim, make_likelihood
+from genssl.models.method import SCALE, GenerativeMethod, event_shape_of, latent_dim, make_likelihood
 from torch import Tensor, nn
 
 from genssl.distributions import Gaussian, at_least_float32
@@ -34,7 +34,8 @@ class NeuralStatistician(GenerativeMethod):
     which need not). The annealed weights of its released code are left out: this is the plain bound.
 
     It collapses as other hierarchical VAEs do: p(z | y) may ignore y, whose posterior is then its prior (content in z alone).
-    `encode` is q(z | x, y) at the mean of q(y | x), the group being that one view.
+    `encode` is q(z | x, y) at the mean of q(y | x), the group being that one view. Groups of one view are a VAE of two layers, in which
+    nothing says what is shared.
 
     Args:
         encoder: [N, *event] -> [N, H], features of a view.  decoder: [N, D] -> [N, *event].
@@ -131,7 +132,7 @@ class NeuralStatistician(GenerativeMethod):
         network: str | None = None,
         hidden: Sequence[int] | None = None,
         likelihood: str | nn.Module = "gaussian",
-        likelihood_scale: float = 0.02**0.5,
+        likelihood_scale: float | None = None,
         learned_scale: bool | str = False,
         group_guide: str | nn.Module | None = None,
         **settings: Any,
@@ -155,7 +156,7 @@ class NeuralStatistician(GenerativeMethod):
             nn.Sequential(*mlp([width, width, 2 * content_dim])),
             nn.Sequential(*mlp([width + content_dim, width, 2 * dim])),
             nn.Sequential(*mlp([content_dim, width, 2 * dim])),
-            likelihood_scale,
+            likelihood_scale or SCALE,
             likelihood=likelihood,
             dim=dim,
             content_dim=content_dim,

@@ -127,7 +127,10 @@ def test_fit_evaluates_and_reports(finished, capsys):
         )
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
     status, out, _ = run(capsys, "fit", "SimVAE", *SMALL, "--out", finished, "--resume")
-    assert (status, out) == (0, f"{finished}: finished, 24 steps: its 4 epochs are over; --resume with a larger --epochs goes on\n")
+    assert (status, out) == (
+        0,
+        f"{finished}: finished, 24 steps: its 4 epochs are over; --resume with a larger --epochs goes on\n",
+    )
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
 
 
@@ -162,7 +165,10 @@ def test_stopping_and_going_on(capsys):
     assert err.startswith("step 7/24  epoch 2  reconstruction ")  # no terminal: a plain line
     assert len(err.splitlines()) == 1
     command = out.split("go on with: genssl ")[1].split()
-    assert run(capsys, *command)[:2] == (0, "runs/SimVAE-digits-0: finished, 24 steps: its 4 epochs are over; --resume with a larger --epochs goes on\n")
+    assert run(capsys, *command)[:2] == (
+        0,
+        "runs/SimVAE-digits-0: finished, 24 steps: its 4 epochs are over; --resume with a larger --epochs goes on\n",
+    )
     assert not Path("runs/SimVAE-digits-0/evaluation.json").exists()
     assert run(capsys, "fit", "SimVAE", *SMALL, "--resume", "--no-report")[:2] == (
         0,

@@ -11,12 +11,11 @@ from genssl.evaluation.fresh_views import fresh_groups, no_groups
 from genssl.evaluation.inputs import SPLITS
 from genssl.evaluation.items import batches, count, spaced
 from genssl.evaluation.measuring import measuring
-from genssl.evaluation.style import Part, style_scores
+from genssl.evaluation.style import KERNEL_POINTS, Part, style_scores
 from genssl.fit.precision import networks_in
 from genssl.groups import Groups
 
 LIMITS = {"train": 10000, "validation": 5000, "test": 5000}  # items, or views of all groups together
-KERNEL_POINTS = 1000
 MOST_VIEWS = 4
 
 Vectors = dict[str, Part]

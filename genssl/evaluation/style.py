@@ -11,13 +11,13 @@ from torch import Tensor
 from genssl.errors import SettingsError, ShapeError
 from genssl.evaluation.inputs import SPLITS, checked, standardised
 from genssl.evaluation.items import spaced
+from genssl.evaluation.kernel_ridge import Setting, grid, kernel_ridge
 from genssl.evaluation.probes import linear_probe
 from genssl.groups import STYLE_KINDS
 
 PENALTIES = tuple(10.0**power for power in range(2, -7, -1))
-ALPHAS = (1.0, 0.1, 0.01, 0.001)
-GAMMAS = tuple(torch.logspace(-2, 2, 4, dtype=torch.float64).tolist())
 KERNEL_POINTS = 5000
+SEARCH_POINTS = 2000  # of these, to choose penalty and width
 
 Part = tuple[Tensor, Tensor]  # z [N, D] and style [N, S]
 Predicted = tuple[dict[str, float], Tensor, Tensor]  # settings, and what they predict on validation and test
@@ -67,7 +67,8 @@ def style_scores(
     The target t of a `continuous` factor is its value; of a `circular` one (cos, sin), as a pair; of a `categorical` one
     its class: by `linear_probe`, and one-hot by the kernel, where the largest is the class. Penalties and gamma are chosen
     on validation, where von Kuegelgen et al. cross-validate in 3 folds. The kernel sees at most kernel_points training rows,
-    evenly spaced, since its time grows with their cube: of less data it may also find less than the linear map.
+    evenly spaced, since its time grows with their cube: of less data it may also find less than the linear map. Of more than
+    2000 rows the grid sees 2000, and the settings that are the best for some factor there are fitted to all.
 
     Returns for every factor its kind and {linear, kernel}: {validation, test, ...} with what was chosen. The figure is
     R2 = 1 - sum ||t - t'||^2 / sum ||t - mean t||^2 in the split itself (1: exact, 0: no better than its mean, negative:
@@ -90,7 +91,7 @@ def style_scores(
             targets.append(_targets(name, kind, values))
     numbers = [target for target in targets if target.kind != "categorical"]
     linear = _chosen(numbers, _ridge(points, numbers))
-    kernel = _chosen(targets, _kernel_ridge(points, targets, kernel_points))
+    kernel = _kernel(points, targets, kernel_points)
     factors: dict[str, dict[str, Any]] = {}
     for target in targets:
         found: dict[str, Any] = {"kind": target.kind}
@@ -146,18 +147,22 @@ def _ridge(points: list[Tensor], targets: list[_Targets]) -> Iterator[Predicted]
         yield {"l2": penalty}, validation @ weight + mean, test @ weight + mean
 
 
-def _kernel_ridge(points: list[Tensor], targets: list[_Targets], limit: int) -> Iterator[Predicted]:
+def _kernel(points: list[Tensor], targets: list[_Targets], limit: int) -> dict[str, dict[str, float]]:
+    """The whole grid on few points, then on all of them the settings that were the best for some factor."""
+    found = _chosen(targets, _kernel_ridge(points, targets, min(limit, SEARCH_POINTS), grid()))
+    if min(limit, len(points[0])) > SEARCH_POINTS:
+        best = dict.fromkeys((figures["gamma"], figures["alpha"]) for figures in found.values())
+        found = _chosen(targets, _kernel_ridge(points, targets, limit, best))
+    return found
+
+
+def _kernel_ridge(
+    points: list[Tensor], targets: list[_Targets], limit: int, settings: Iterable[Setting]
+) -> Iterator[Predicted]:
     rows = spaced(len(points[0]), limit).to(points[0].device)
-    train, truth = points[0][rows], torch.cat([target.parts[0][rows] for target in targets], 1)
-    mean = truth.mean(0)
-    squares = [torch.cdist(z, train).square() for z in (train, *points[1:])]
-    for gamma in GAMMAS:
-        kernel, validation, test = (torch.exp(-gamma * square) for square in squares)
-        for alpha in ALPHAS:
-            regular = kernel.clone()
-            regular.diagonal().add_(alpha)
-            weight = torch.cholesky_solve(truth - mean, torch.linalg.cholesky(regular))
-            yield {"alpha": alpha, "gamma": gamma}, validation @ weight + mean, test @ weight + mean
+    truth = torch.cat([target.parts[0][rows] for target in targets], 1)
+    for setting, (on_validation, on_test) in kernel_ridge(points[0][rows], truth, points[1:], settings):
+        yield setting, on_validation, on_test
 
 
 def _chosen(targets: list[_Targets], tried: Iterable[Predicted]) -> dict[str, dict[str, float]]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from genssl.datasets.arrays import as_floats
-from genssl.errors import CheckpointError, DataError, SettingsError
+from genssl.errors import CheckpointError, DataError, SettingsError, ShapeError
 from genssl.evaluation import evaluate, measuring
 from genssl.fit import checkpoint, metrics
 from genssl.fit.batches import first_groups
@@ -86,6 +86,11 @@ class Run:
 
     def represent(self, x: Tensor, batch_size: int = 4096) -> Tensor:
         """Means of encode(x): x [N, *event] (floats, or uint8 read as v / 255) -> [N, D], on the run's device, in blocks."""
+        shape = self.config.get("event_shape")
+        if shape and all(isinstance(size, int) for size in shape) and list(x.shape[1:]) != list(shape):
+            raise ShapeError(
+                f"represent: x has shape {list(x.shape)}, expected {['N', *shape]}; give items like those of the fit"
+            )
         return represent(self.method, x, self.config.get("precision", "32"), batch_size)
 
     def groups(self, split: str = "test", n: int | None = None, num_views: int | None = None) -> Groups:

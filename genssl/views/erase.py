@@ -15,8 +15,8 @@ from genssl.views.style import CATEGORICAL, CONTINUOUS, Styled
 class Erase(Styled):
     """A random rectangle of each image becomes `value` (random erasing, Zhong et al. 2020).
 
-    area         (low, high): of the rectangle as a fraction of the image's, uniform
-    ratio        (low, high): width / height in pixels, log-uniform; torchvision's is height / width
+    area         (low, high), or one number: of the rectangle as a fraction of the image's, uniform
+    ratio        (low, high), or one number: width / height in pixels, log-uniform; torchvision's is height / width
     value        of the erased pixels
     probability  of being applied to an image
 
@@ -36,6 +36,7 @@ class Erase(Styled):
     probability: float = 0.5
 
     def __post_init__(self) -> None:
+        self._ranges("area", "ratio")
         self._check_settings(
             {
                 "area": (0 < self.area[0] <= self.area[1] <= 1, "0 < low <= high <= 1"),

@@ -19,7 +19,7 @@ class GaussianBlur(Styled):
     """Convolution with a Gaussian of `kernel_size` pixels, its standard deviation uniform in `scale` (SimCLR, Chen et al. 2020).
 
     kernel_size   odd; SimCLR takes a tenth of the image's side. Weights exp(-t^2 / (2 scale^2)) at whole t, normalised
-    scale         (low, high): standard deviation in pixels, uniform
+    scale         (low, high), or one number: standard deviation in pixels, uniform
     probability   of being applied to an image
 
     Outside the image is its reflection without the edge pixel, so a side has more than kernel_size / 2 pixels. With
@@ -35,6 +35,7 @@ class GaussianBlur(Styled):
     probability: float = 1.0
 
     def __post_init__(self) -> None:
+        self._ranges("scale")
         self._check_settings(
             {
                 "kernel_size": (self.kernel_size >= 1 and self.kernel_size % 2 == 1, "an odd number"),
@@ -105,7 +106,7 @@ class Solarise(Styled):
 class Noise(Styled):
     """x + s e with e standard normal at every pixel and channel, s uniform in `scale`, then clamped to [0, 1].
 
-    scale         (low, high): standard deviation, uniform
+    scale         (low, high), or one number: standard deviation, uniform
     probability   of being applied to an image
     clamp         False leaves values outside [0, 1], so that the noise stays Gaussian
 
@@ -120,6 +121,7 @@ class Noise(Styled):
     clamp: bool = True
 
     def __post_init__(self) -> None:
+        self._ranges("scale")
         self._check_settings(
             {
                 "scale": (0 <= self.scale[0] <= self.scale[1], "0 <= low <= high"),

@@ -33,8 +33,8 @@ class Geometric(Styled):
     once (bilinear, align_corners=False). Outside the image is zero; a crop repeats its own border, as resizing
     a cut-out does.
 
-    crop_scale       (low, high): area of the crop as a fraction of the image's, uniform; (1, 1) is no crop
-    crop_ratio       (low, high): width / height of the crop in pixels, log-uniform
+    crop_scale       (low, high), or one number: area of the crop as a fraction of the image's, uniform; (1, 1) is no crop
+    crop_ratio       (low, high), or one number: width / height of the crop in pixels, log-uniform
     horizontal_flip  probability of exchanging left and right
     vertical_flip    probability of exchanging top and bottom
     translate        (x, y): largest shift as a fraction of width and height, uniform both ways, in parts of pixels
@@ -65,6 +65,7 @@ class Geometric(Styled):
     size: int | tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
+        self._ranges("crop_scale", "crop_ratio", "translate")
         size = (self.size, self.size) if isinstance(self.size, int) else self.size
         self._check_settings(
             {

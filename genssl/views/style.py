@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -68,6 +70,17 @@ class Styled:
         return given | {name: style.new_full((len(x),), value) for name, value in missing.items()}
 
     # ------------------------------------------------------------------ checks
+
+    def _ranges(self, *names: str) -> None:
+        """A number v in place of (low, high) is (v, v)."""
+        for name in names:
+            value = getattr(self, name)
+            pair = (value, value) if isinstance(value, (int, float)) else value
+            if not isinstance(pair, Sequence) or len(pair) != 2 or not all(isinstance(v, (int, float)) for v in pair):
+                raise SettingsError(
+                    f"{type(self).__name__}: {name} is {value!r}, expected a number or a pair (low, high)"
+                )
+            object.__setattr__(self, name, (pair[0], pair[1]))
 
     def _check_settings(self, checks: dict[str, tuple[bool, str]]) -> None:
         """checks: by setting, whether it fits and what was expected."""

@@ -68,7 +68,7 @@ BAD = [
     ({"replace": {"prior": "LogLikelihood"}}, "LogLikelihood fills reconstruction, not the slot prior"),
     ({"replace": {"priors": "LogPrior"}}, "there is no slot 'priors'"),
     ({"replace": {"prior": "LogPrior:analytic"}}, "term 'LogPrior:analytic': expected Term:key=value"),
-    ({"replace": {"prior": "LogPrior:exact=True"}}, "term 'LogPrior:exact=True': .*unexpected keyword"),
+    ({"replace": {"prior": "LogPrior:exact=True"}}, "term 'LogPrior:exact=True': LogPrior has no setting 'exact'; known: analytic"),
     ({"data": "digit"}, "data set 'digit' is unknown, .*did you mean 'digits'"),
     ({"data": torch.full((96, 1, 8, 8), math.nan)}, "row 0 has NaN or infinite values"),
     ({"data": torch.full((96, 1, 8, 8), 2.0)}, r"image values from 2 to 2, expected \[0, 1\]"),

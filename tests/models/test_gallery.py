@@ -190,3 +190,10 @@ def test_a_latent_size_that_is_none_is_refused(name, dim):
 def test_a_likelihood_without_a_scale_learns_none():
     with pytest.raises(SettingsError, match="has no scale"):
         VAE.build(Groups(torch.rand(4, 1, 1, 4, 4)), likelihood="bernoulli", learned_scale=True)
+
+
+def test_a_scale_that_a_likelihood_does_not_take_is_refused():
+    groups = Groups(torch.rand(4, 1, 1, 4, 4))
+    with pytest.raises(SettingsError, match=r"likelihood_scale = 0.3, but likelihood = 'bernoulli' takes none"):
+        VAE.build(groups, likelihood="bernoulli", likelihood_scale=0.3)
+    assert float(VAE.build(groups).likelihood.scale) == pytest.approx(0.02**0.5)
