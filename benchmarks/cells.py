@@ -191,11 +191,11 @@ def percent(values: list[float]) -> str:
 
 
 def hardware(results: list[dict[str, Any]], calibrated: str) -> str:
-    """Where the cells were fitted, and the processor whose speed turned their budgets into steps."""
+    """Where the cells were fitted, and the processor (and precision) whose speed turned their budgets into steps."""
     kinds = {"bf16": "bf16 networks", "32": "float32"}
     fits = Counter((cell["machine"], cell["versions"]["torch"], kinds[cell["precision"]]) for cell in results)
     told = "; ".join(f"{n} on {m} with torch {t} and {k}" for (m, t, k), n in fits.most_common())
     return (
-        f"Cells fitted: {told}. A budget is as many steps as two threads of {calibrated} take in that time in float32, on whatever "
-        "machine the cell is then fitted."
+        f"Cells fitted: {told}. A budget is as many steps as two threads of {calibrated} take in that time, on whatever machine the "
+        "cell is then fitted."
     )

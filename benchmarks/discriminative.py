@@ -45,13 +45,14 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 DATA = ("fashion_mnist", "digits")
 SECONDS, BATCH, RATE, VIEWS = 180.0, 256, 1e-3, 2
-CALIBRATED = "an AMD EPYC without bfloat16 instructions"
+CALIBRATED = "an AMD EPYC, in float32,"
 
 
 WHY = {
-    "VISimSiam": "its learned concentration makes the likelihood of a code that two views share exactly grow without bound: one dimension "
-    "is enough for that, and BatchNorm holds the variance of each dimension, not that they differ",
-    "SimSiam": "nothing repels but predictor and stopped gradient, which lose dimensions slowly; the encoder is an MLP without BatchNorm",
+    "VISimSiam": "we suppose that its learned concentration makes the likelihood of a code that two views share exactly grow without "
+    "bound: one dimension is enough for that, and BatchNorm holds the variance of each dimension, not that they differ",
+    "SimSiam": "we suppose: nothing repels but predictor and stopped gradient, which lose dimensions slowly; the encoder is an MLP "
+    "without BatchNorm",
     "InstanceDiscrimination": "not collapsed but hardly begun: a step compares with all 54 000 class parameters and so costs ten times the "
     "others', and each class was seen once",
 }

@@ -12,7 +12,7 @@ import argparse
 from genssl.models import SimVAE
 
 import genssl
-from genssl.errors import DataError
+from genssl.cli import told
 from genssl.report import write
 
 DATA = "mnist"
@@ -35,14 +35,10 @@ def main(data: str = DATA) -> None:
     parser.add_argument("--out")
     args = parser.parse_args()
 
-    try:
-        run = genssl.fit(
-            SimVAE, data, settings=SETTINGS, num_views=NUM_VIEWS, batch_size=BATCH_SIZE, lr=LR, precision=PRECISION,
-            epochs=args.epochs, max_seconds=args.max_seconds, limit=args.limit, seed=args.seed, data_root=args.data_root,
-            download=args.download, out=args.out,
-        )  # fmt: skip
-    except DataError as error:  # where to put the data, or how to get them
-        parser.error(str(error))
+    run = genssl.fit(
+        SimVAE, data, settings=SETTINGS, num_views=NUM_VIEWS, batch_size=BATCH_SIZE, lr=LR, precision=PRECISION, epochs=args.epochs,
+        max_seconds=args.max_seconds, limit=args.limit, seed=args.seed, data_root=args.data_root, download=args.download, out=args.out,
+    )  # fmt: skip
     figures = run.evaluate()
     for probe in ("knn", "linear", "mlp"):
         fitted, random = (where["content"][probe]["test"] for where in (figures, figures["random_encoder"]))
@@ -51,4 +47,4 @@ def main(data: str = DATA) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(told(main))  # what is missing in one line, no traceback

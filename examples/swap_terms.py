@@ -18,6 +18,7 @@ import argparse
 from pathlib import Path
 
 import genssl
+from genssl.cli import told
 
 STATIONS = {
     "SimVAE": {},
@@ -63,4 +64,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(told(main))  # what is missing in one line, no traceback

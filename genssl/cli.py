@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -255,14 +256,19 @@ def compare(runs: tuple[str, ...], grid: str | None, out: str | None, as_json: b
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; 0 if it did what was asked, 2 and one line on stderr if not, 130 after Ctrl-C.
+    """Run the command; its exit status, see `told`."""
+    return told(lambda: cli.main(args=arguments, prog_name="genssl", standalone_mode=False))
+
+
+def told(run: Callable[[], Any]) -> int:
+    """Run a command or a script; 0 if it did what was asked, 2 and one line on stderr if not, 130 after Ctrl-C.
 
     Anything but a GensslError or OSError is a fault of the program (or of a user's class) and shows its traceback.
     """
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning  # type: ignore[assignment]
         try:
-            result = cli.main(args=arguments, prog_name="genssl", standalone_mode=False)
+            result = run()
             return result if isinstance(result, int) else 0
         except click.exceptions.Exit as leave:
             return leave.exit_code

@@ -1,5 +1,17 @@
 """The exceptions of genssl. Each message says what is wrong, where, what was seen against what was expected, and one remedy."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str | None = None, cutoff: float = 0.6) -> str:
+    """The remedy for a name that is not known: the nearest one, else `otherwise`, by default all there are."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, 1, cutoff)
+    return f"did you mean {near[0]}?" if near else otherwise or f"known: {', '.join(known) or 'none'}"
+
 
 class GensslError(Exception):
     """Base of every error that genssl raises on purpose; the commands print it as one line and exit with status 2."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from types import MethodType
 from typing import Any
 
@@ -229,7 +230,7 @@ def _guide(self: Any, groups: Groups) -> None:
 
 def _encode(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
     """The representation, before the head; a scale is that of z and so only told where nothing is between the two."""
-    with pyro.validation_enabled(False):  # the written scale is not used, so nothing holds it in range
+    with _scale_unchecked(self._law):
         law = type(self).encode(self, x, *args, **kwargs)
     if self._law.kind != "point" and not isinstance(getattr(self, "head", nn.Identity()), nn.Identity):
         return law
@@ -237,9 +238,14 @@ def _encode(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
 
 
 def _posterior(self: Any, what: Any) -> Any:
-    with pyro.validation_enabled(False):  # as in _encode
+    with _scale_unchecked(self._law):
         law = type(self).posterior(self, what)  # of a spherical method, no Groups come: its encode is swapped instead
     return self._law.around(law, what.mask, _log_scales(self, what)) if isinstance(what, Groups) else law
+
+
+def _scale_unchecked(law: _Law) -> AbstractContextManager[Any]:
+    """A written scale that another takes the place of is not trained: nothing holds it in the range that Pyro checks."""
+    return nullcontext() if law.kind == "own" else pyro.validation_enabled(False)
 
 
 def _project(self: Any, x: Tensor) -> Tensor:

@@ -58,13 +58,16 @@ def test_cifar10_example(tmp_path, data_root):
     assert "test accuracy" in out
 
 
-def test_celeba_example_says_what_it_lacks(tmp_path):
+@pytest.mark.parametrize("name", ["celeba", "cifar10", "mnist", "fashion_mnist"])
+def test_example_says_in_one_line_what_it_lacks(name, tmp_path):
     done = subprocess.run(
-        [sys.executable, EXAMPLES / "celeba.py", "--data-root", tmp_path],
+        [sys.executable, EXAMPLES / f"{name}.py", "--data-root", tmp_path],
         cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
-    assert "celeba" in done.stderr
-    assert "--download" in done.stderr
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"genssl: {name}: ")
+    assert "--download" in line
 
 
 @pytest.mark.parametrize("name", ["mnist.py", "fashion_mnist.py"])

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from genssl.errors import GensslError, SettingsError
+from genssl.errors import GensslError, SettingsError, did_you_mean
 from genssl.fit.build import find_class
 from genssl.fit.config import check, check_literal, resolve_device
 from genssl.fit.randomness import generators_kept
@@ -43,9 +42,7 @@ def check_known(given: Any, known: Sequence[str], where: str) -> None:
         if key in NOT_HERE and key not in known:
             raise SettingsError(f"{where}: {key} has no place here: {NOT_HERE[key]}")
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, 1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-            raise SettingsError(f"{where}: there is no {key!r}; {hint}")
+            raise SettingsError(f"{where}: there is no {key!r}; {did_you_mean(str(key), known)}")
 
 
 def check_value(key: str, value: Any, where: str) -> Any:

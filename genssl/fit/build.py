@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib.util
 import inspect
@@ -16,7 +15,7 @@ import torch
 from torch import nn
 
 import genssl.models
-from genssl.errors import GensslError, SettingsError
+from genssl.errors import GensslError, SettingsError, did_you_mean
 from genssl.fit.randomness import generators_kept, seed_weights, stream_seed
 from genssl.groups import Groups
 from genssl.objective import Objective
@@ -36,13 +35,8 @@ def find_class(name: str) -> type[nn.Module]:
         return _from_file(Path(path).expanduser(), attribute)
     known = gallery()
     if name not in known:
-        near = difflib.get_close_matches(name, known, 1, cutoff=0.5)
-        hint = (
-            f"did you mean {near[0]}?"
-            if near
-            else f"known: {', '.join(known)}; a class of your own: path/to/file.py:Class"
-        )
-        raise SettingsError(f"there is no method {name!r}; {hint}")
+        otherwise = f"known: {', '.join(known)}; a class of your own: path/to/file.py:Class"
+        raise SettingsError(f"there is no method {name!r}; {did_you_mean(name, known, otherwise, cutoff=0.5)}")
     return known[name]
 
 
@@ -154,8 +148,7 @@ def _hint(cls: type, key: str) -> str:
     ]
     functions = [getattr(f, "__func__", f) for f in functions if not getattr(f, "__module__", "").startswith("torch.")]
     known = {p.name for f in functions for p in inspect.signature(f).parameters.values() if p.default is not p.empty}
-    near = difflib.get_close_matches(key, known, 1)
-    return f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(known)) or 'none'}"
+    return did_you_mean(key, known, f"it has {', '.join(sorted(known)) or 'none'}")
 
 
 def told(error: Exception) -> str:

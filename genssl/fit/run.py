@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import pyro
 import torch
 from torch import Tensor, nn
 
@@ -139,8 +138,7 @@ def represent(method: nn.Module, x: Tensor, precision: str, batch_size: int = 40
     """Means of method.encode(x), measured without a trace, in float32."""
     device = next((p.device for p in method.parameters()), torch.device("cpu"))
     x = torch.as_tensor(x)
-    # Only means are used: a scale out of range, which a guide that diverges can have, is for those who use it to tell.
-    with measuring(method), networks_in(precision, method, device), pyro.validation_enabled(False):
+    with measuring(method), networks_in(precision, method, device):
         blocks = [method.encode(as_floats(part.to(device))).mean for part in x.split(batch_size)]  # type: ignore[operator]
     if not all(isinstance(block, Tensor) for block in blocks):
         raise SettingsError(

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
 from genssl import terms
-from genssl.errors import SettingsError
+from genssl.errors import SettingsError, did_you_mean
 from genssl.fit.randomness import generators_kept, seed_weights
 from genssl.models.discriminative import mlp_head
 from genssl.models.method import Method
@@ -25,24 +24,18 @@ def parse_term(text: str) -> Term:
     members = {n: getattr(terms, n) for n in terms.__all__}
     known = {n: c for n, c in members.items() if isinstance(c, type) and issubclass(c, Term) and c.slots}
     if name not in known:
-        raise SettingsError(f"there is no term {name!r}; {_hint(name, known)}")
+        raise SettingsError(f"there is no term {name!r}; {did_you_mean(name, known)}")
     try:
         call = ast.parse(f"term({rest})", mode="eval").body
         if not isinstance(call, ast.Call) or call.args or any(keyword.arg is None for keyword in call.keywords):
             raise ValueError("expected Term:key=value,key=value")
         given = {str(keyword.arg): _literal(keyword.value) for keyword in call.keywords}
-        takes = [p for p in inspect.signature(known[name]).parameters.values() if p.kind is not p.VAR_KEYWORD]
-        for key in given:
-            if key not in {p.name for p in takes}:
-                raise ValueError(f"{name} has no setting {key!r}; {_hint(key, [p.name for p in takes])}")
+        takes = inspect.signature(known[name]).parameters
+        if unknown := [key for key in given if key not in takes]:
+            raise ValueError(f"{name} has no setting {unknown[0]!r}; {did_you_mean(unknown[0], takes)}")
         return known[name](**given)
     except (TypeError, ValueError, SyntaxError) as error:
         raise SettingsError(f"term {text!r}: {error}; give Term:key=value,... with literals as values") from error
-
-
-def _hint(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, known, 1)
-    return f"did you mean {near[0]}?" if near else f"known: {', '.join(known) or 'none'}"
 
 
 def parse_setting(text: str) -> tuple[str, Any]:

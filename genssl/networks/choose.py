@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 
 from torch import nn
 
-from genssl.errors import SettingsError
+from genssl.errors import SettingsError, did_you_mean
 from genssl.networks.conv import conv_decoder, conv_encoder
 from genssl.networks.library import resnet18_encoder, timm_encoder
 from genssl.networks.mlp import default_hidden, mlp_decoder, mlp_encoder
@@ -66,9 +65,7 @@ def output_size(*networks: nn.Module, dim: int | None = None) -> int:
 def _check(network: str, hidden: Sequence[int] | None) -> None:
     name = str(network)
     if name not in NETWORKS[:-1] and not (name.startswith("timm:") and name not in ("timm:", "timm:NAME")):
-        near = difflib.get_close_matches(name, NETWORKS, 1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(NETWORKS)}"
-        raise SettingsError(f"there is no network {name!r}; {hint}")
+        raise SettingsError(f"there is no network {name!r}; {did_you_mean(name, NETWORKS, cutoff=0.5)}")
     if hidden is not None and name != "mlp":
         raise SettingsError(
             f"hidden = {tuple(hidden)} is for the mlp, and the network is {name}; leave it out, or take network = 'mlp'"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from genssl.datasets.torchvision_shim import ensure_torchvision
-from genssl.errors import SettingsError, ShapeError
+from genssl.errors import SettingsError, ShapeError, did_you_mean
 
 
 class LibraryNetwork(nn.Module):
@@ -74,8 +73,7 @@ def timm_encoder(
     shape = _image(event_shape, f"timm:{name}")
     timm = _timm()
     if not timm.is_model(name.split(".")[0]):  # what follows the dot names pretrained weights
-        near = difflib.get_close_matches(name, timm.list_models(), 1)
-        hint = f"did you mean {near[0]}?" if near else "timm.list_models() has them all"
+        hint = did_you_mean(name, timm.list_models(), "timm.list_models() has them all")
         raise SettingsError(f"timm has no model {name!r}; {hint}")
     settings = {"in_chans": shape[0], "num_classes": outputs, "pretrained": pretrained} | settings
     network = _made(partial(timm.create_model, name, **settings), shape[1:])

@@ -1,4 +1,8 @@
-"""How views are made: batched augmentation that returns its parameters as style, and groups of views from items."""
+"""How views are made: batched augmentation that returns its parameters as style, and groups of views from items.
+
+Images are floats in [0, 1] [B, C, H, W]. Values are not looked at here (on a GPU each step would wait for it) but once, where data are
+given to a fit; a transform called by hand on floats in 0..255 clamps most of them to 1, so divide by 255 first.
+"""
 
 from genssl.views.colour import ColourJitter
 from genssl.views.compose import Compose, Identity, PerImage, Transform

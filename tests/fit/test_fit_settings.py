@@ -17,7 +17,7 @@ from torch import nn
 
 import genssl
 from genssl import files
-from genssl.errors import CheckpointError, DataError, GensslError, SettingsError
+from genssl.errors import CheckpointError, DataError, GensslError, SettingsError, ShapeError
 from genssl.files import DiskError
 from genssl.fit import checkpoint, loop, metrics, progress
 from genssl.fit.build import build, find_class
@@ -67,8 +67,16 @@ BAD = [
     ({"replace": {"prior": "Nothing"}}, "there is no term 'Nothing'; known: .*LogPrior"),
     ({"replace": {"prior": "LogLikelihood"}}, "LogLikelihood fills reconstruction, not the slot prior"),
     ({"replace": {"priors": "LogPrior"}}, "there is no slot 'priors'"),
+    ({"replace": {"prior": "CosinAttraction"}}, "there is no term .CosinAttraction.; did you mean CosineAttraction"),
+    (
+        {"replace": {"prior": "CosineAttraction:temprature=1"}},
+        "CosineAttraction has no setting .temprature.; did you mean temperature",
+    ),
     ({"replace": {"prior": "LogPrior:analytic"}}, "term 'LogPrior:analytic': expected Term:key=value"),
-    ({"replace": {"prior": "LogPrior:exact=True"}}, "term 'LogPrior:exact=True': LogPrior has no setting 'exact'; known: analytic"),
+    (
+        {"replace": {"prior": "LogPrior:exact=True"}},
+        "term 'LogPrior:exact=True': LogPrior has no setting 'exact'; known: analytic",
+    ),
     ({"data": "digit"}, "data set 'digit' is unknown, .*did you mean 'digits'"),
     ({"data": torch.full((96, 1, 8, 8), math.nan)}, "row 0 has NaN or infinite values"),
     ({"data": torch.full((96, 1, 8, 8), 2.0)}, r"image values from 2 to 2, expected \[0, 1\]"),
@@ -87,6 +95,15 @@ def test_bad_input_is_one_line_and_leaves_nothing(given, told, tmp_path):
         fit(tmp_path / "run", **given)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_items_of_another_shape_are_refused_before_a_network_sees_them(tmp_path):
+    run = fit(tmp_path / "run", max_steps=1)
+    shape = run.config["event_shape"]
+    assert run.represent(torch.rand(3, *shape)).shape[0] == 3
+    for wrong in ([2 * shape[0], *shape[1:]], [*shape[:-1], shape[-1] + 1], shape[1:]):
+        with pytest.raises(ShapeError, match=r"represent: x has shape .*, expected \['N', "):
+            run.represent(torch.rand(3, *wrong))
 
 
 def test_a_folder_that_is_taken_is_left_alone(tmp_path):

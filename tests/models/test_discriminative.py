@@ -10,7 +10,19 @@ import genssl.models
 import pyro
 import pytest
 import torch
-from genssl.models import BYOL, CLIP, DINO, LDM, DeepCluster, InstanceDiscrimination, Method, MoCo, SimCLR, SwAV
+from genssl.models import (
+    BYOL,
+    CLIP,
+    DINO,
+    LDM,
+    DeepCluster,
+    InstanceDiscrimination,
+    Method,
+    MoCo,
+    SimCLR,
+    SwAV,
+    VISimSiam,
+)
 from genssl.models.method import GenerativeMethod
 from genssl.models.spherical import SphericalMethod
 from torch import nn
@@ -463,3 +475,25 @@ def test_clip_scale_is_held_after_the_step():
     assert float(method.log_scale.grad) != 0
     module.update()
     assert float(method.log_scale.detach().exp()) == pytest.approx(100)
+
+
+def test_the_batch_norm_of_vi_simsiam_leaves_the_concentration_alone():
+    from genssl.models.vi_simsiam import DirectionNorm
+
+    output = torch.randn(64, 5) * 3 + 2
+    normed = DirectionNorm(4)(output)
+    assert torch.equal(normed[:, -1], output[:, -1])
+    torch.testing.assert_close(normed[:, :-1].mean(0), torch.zeros(4), atol=1e-6, rtol=0)
+    torch.testing.assert_close(normed[:, :-1].std(0, correction=0), torch.ones(4), atol=1e-5, rtol=0)
+
+
+def test_a_concentration_comes_back_from_its_bound():
+    from genssl.models.spherical import LARGEST
+
+    method = VISimSiam.build(Groups(torch.rand(8, 2, 6)), dim=3, hidden=(8,))
+    log_k = torch.tensor([-3.0, 0.0, 4.0, 12.0], requires_grad=True)
+    law = method.posterior(torch.cat([torch.ones(4, 3), log_k[:, None]], 1))
+    wanted = 1 / (1 / (16 * log_k.detach().exp()) + 1 / LARGEST)
+    torch.testing.assert_close(law.concentration.detach(), wanted)
+    (slope,) = torch.autograd.grad(law.concentration.sum(), log_k)
+    assert float(slope.min()) > 0

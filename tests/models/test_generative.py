@@ -205,6 +205,13 @@ def test_a_label_observes_the_component(float64):
     torch.testing.assert_close(with_labels.elbo, torch.stack(expected))
 
 
+@pytest.mark.parametrize("labels", [True, False, -1])
+def test_labels_are_a_number_and_no_switch(labels):
+    groups = Groups(torch.rand(4, 1, 1), label=torch.zeros(4, dtype=torch.long))
+    with pytest.raises(SettingsError, match=f"labels = {labels}, expected a number of groups, or None for all"):
+        MixtureSimVAE.build(groups, dim=1, hidden=(2,), labels=labels)
+
+
 @pytest.mark.parametrize("total", [7, 40, 54_000])
 @pytest.mark.parametrize("labels", [1, 5, 100])
 def test_labels_are_shown_for_exactly_so_many_groups(total, labels):

@@ -80,6 +80,25 @@ def test_a_constant_entropy_makes_the_guide_a_point_mass_at_its_mean(ragged):
     torch.testing.assert_close(method.content(batch).variance[:, 0], method.view_scale**2 / count)
 
 
+@pytest.mark.parametrize("ragged", [False, True])
+def test_the_scale_that_a_point_mass_leaves_unused_may_be_anything(ragged):
+    """Nothing trains it there, so that it can leave the range that Pyro checks; where it is used, it is checked."""
+    batch = groups(ragged=ragged)
+    method = SimVAE.build(batch, **SMALL)
+    last = [layer for layer in method.encoder.modules() if isinstance(layer, nn.Linear)][-1]
+    with torch.no_grad():
+        last.bias[4:] = -1e4  # log scales
+    with pyro.validation_enabled(True):
+        with pytest.raises(ValueError, match="parameter scale"):
+            method.encode(batch.x[0])
+        method.swap(entropy=terms.Constant())
+        assert float(method.encode(batch.x[0]).variance.abs().max()) == 0
+        assert torch.isfinite(measure(method, batch).prior).all()
+        method.swap(entropy=terms.PosteriorEntropy())
+        with pytest.raises(ValueError, match="parameter scale"):
+            method.encode(batch.x[0])
+
+
 def test_a_scale_makes_a_channel_of_fixed_noise():
     batch = groups()
     method = SimVAE.build(batch, **SMALL).swap(entropy=terms.Constant(), scale=0.25)
@@ -279,6 +298,17 @@ def test_what_theory_foretells(settings, change, j, expected):
     if change:
         method.swap(**change)
     assert [sentence.split(":")[0] for sentence in foretell(method, batch)] == expected
+
+
+def test_what_is_foretold_says_where_one_view_a_group_is_why():
+    one, three = groups(j=1), groups(j=3)
+    (sentence,) = foretell(SimVAE.build(one, **SMALL), one)
+    assert sentence.endswith("of one view a group under a flat p(y); give more views, or a content_scale")
+    assert foretell(SimVAE.build(one, **SMALL, content_scale=1.0), one) == []
+    (other,) = foretell(
+        SimCLR.build(three, **SMALL).swap(entropy=terms.PosteriorEntropy(), scale=network(64, 64)), three
+    )
+    assert "one view" not in other
 
 
 def test_a_fixed_scale_cannot_grow():
