@@ -8,7 +8,9 @@ A cell is one fit: method, data, seed. Its budget is a number of steps, the time
 measured time of a step on two threads, so that what else the machine does during a fit does not count (sprites: FashionMNIST's times
 the ratio of the two on one thread). Content: test accuracy of probes on z of clean items, everything chosen on validation (100 labels: and
 a validation split with its own). Style: R2 on test of ridge regression from z to known factors; of a category (named so) how far a linear
-classifier comes from its most frequent value to all right, (accuracy - majority) / (1 - majority). Nothing was tuned on test.
+classifier comes from its most frequent value to all right, (accuracy - majority) / (1 - majority). MSE: of decoded means of test items, a
+pixel in [0, 1]. z has 10 dimensions (CIFAR-10: 64), the likelihood is Gaussian with a fixed variance of .02, Adam at 1e-3 with a cosine.
+Nothing was tuned on test.
 """
 
 from __future__ import annotations
@@ -181,7 +183,7 @@ def table(done: list[dict[str, Any]]) -> str:
                     "q(y | x_1..x_J) of the Neural Statistician (mean variance; half the squared distance between two of one item):",
                     "",
                 ]
-                lines += ["| J | variance | error | between items |", "|---|---|---|---|"]
+                lines += ["| J | variance | half the squared distance | between items |", "|---|---|---|---|"]
                 lines += [
                     f"| {r['views']} | {r['variance']:.4f} | {r['error']:.4f} | {r['between_items']:.4f} |"
                     for r in cell["content_posterior"]

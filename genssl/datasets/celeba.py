@@ -68,7 +68,7 @@ def celeba(
     if download and missing_celeba(data_root(root)):
         download_into(data_root(root), "CelebA")
     if missing := missing_celeba(data_root(root)):
-        raise not_found("celeba", missing, folder)
+        raise not_found("celeba", missing, folder, ", which needs pip install gdown")
     others = check_published(folder, MD5, verify)
     files, names, attributes, part = _read_lists(folder)
     label, classes = _labels(target, names, attributes)

@@ -34,9 +34,9 @@ def download_into(root: Path, dataset: str, **settings: Any) -> None:
         raise DataError(f"{dataset}: download to {root} failed ({reason}); {remedy}") from error
 
 
-def not_found(name: str, files: list[str], folder: Path) -> DataError:
-    """The error for files that are missing: which, where they were sought, and what gets them."""
-    remedy = "get it with --download (download=True), or name the folder that has it with --data-root or $GENSSL_DATA"
+def not_found(name: str, files: list[str], folder: Path, needs: str = "") -> DataError:
+    """The error for files that are missing: which, where they were sought, and what gets them (`needs`: what a download needs)."""
+    remedy = f"get it with --download (download=True{needs}), or name the folder that has it with --data-root or $GENSSL_DATA"
     return DataError(f"{name}: {', '.join(files)} not found in {folder}; {remedy}")
 
 
