@@ -78,7 +78,7 @@ class VISimSiam(SphericalMethod):
         if made is None:
             encoder = nn.Sequential(encoder, norm)
         else:
-            made.append(norm)
+            made = nn.Sequential(made, norm)
         return cls(encoder, made, mlp_head(width, (max(width // 4, 8), width)), **settings)
 
 
