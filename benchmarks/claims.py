@@ -4,9 +4,9 @@
 
 Differences are paired by seed, with a 95 % t-interval; "comparable" and "invariant" are within 1.0 point; C6 and C7 are slopes over the
 settings of an ablation, one a seed. Pairing, interval, the margin of 1.0 point, trends and the ablations' settings were fixed before the
-cells were run; this file was written after them. A difference is supported where its
-interval lies above the margin, refuted where it lies below, else undecided. "The best baseline" is the one that is best on validation, in
-the mean over seeds. Accuracies are on test, of probes that validation chose, in points.
+cells were run; this file was written after them. A difference is supported where its interval lies above the margin, refuted where it
+lies below, else undecided. "The best baseline" is the one that is best on validation, in the mean over seeds. Accuracies are on test, of
+probes that validation chose, in points.
 """
 
 from __future__ import annotations
@@ -129,13 +129,7 @@ def verdicts(rows: list[Row]) -> list[Verdict]:
         best = cells.best("cifar10", labels, mlp) or "none measured"
         differences = [sign * d for d in paired(cells, "cifar10", "SimVAE", best, mlp)]
         out.append(above(f"C3 CIFAR-10: SimVAE {claim} (best: {best}), by MLP probe", differences, 0.0, "points"))
-    out.append(
-        Verdict(
-            "C4 hair colour and the mean of 20 attributes: SimVAE is best",
-            none,
-            "undecided",
-        )
-    )
+    out.append(Verdict("C4 hair colour and the mean of 20 attributes: SimVAE is best", none, "undecided"))
     for data in ("mnist", "fashion_mnist"):
         for label in VAES:
             differences = [-1e3 * d for d in paired(cells, data, "SimVAE", label, lambda row, _: float(row["mse"]))]

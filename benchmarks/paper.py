@@ -38,7 +38,7 @@ from typing import Any
 from cells import RESULTS, cosine, data_root, load, precision
 
 import genssl
-from genssl.cli import told
+from genssl.cli import exit_status
 from genssl.files import write_bytes, write_json
 from genssl.views import Geometric
 
@@ -198,4 +198,4 @@ def committed(budget: str) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(told(main))
+    raise SystemExit(exit_status(main))

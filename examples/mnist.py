@@ -12,7 +12,7 @@ import argparse
 from genssl.models import SimVAE
 
 import genssl
-from genssl.cli import told
+from genssl.cli import exit_status
 from genssl.report import write
 
 DATA = "mnist"
@@ -47,4 +47,4 @@ def main(data: str = DATA) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(told(main))  # what is missing in one line, no traceback
+    raise SystemExit(exit_status(main))  # what is missing in one line, no traceback

@@ -18,7 +18,7 @@ import argparse
 from pathlib import Path
 
 import genssl
-from genssl.cli import told
+from genssl.cli import exit_status
 
 STATIONS = {
     "SimVAE": {},
@@ -64,4 +64,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(told(main))  # what is missing in one line, no traceback
+    raise SystemExit(exit_status(main))  # what is missing in one line, no traceback

@@ -256,11 +256,11 @@ def compare(runs: tuple[str, ...], grid: str | None, out: str | None, as_json: b
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; its exit status, see `told`."""
-    return told(lambda: cli.main(args=arguments, prog_name="genssl", standalone_mode=False))
+    """Run the command; its exit status, see `exit_status`."""
+    return exit_status(lambda: cli.main(args=arguments, prog_name="genssl", standalone_mode=False))
 
 
-def told(run: Callable[[], Any]) -> int:
+def exit_status(run: Callable[[], Any]) -> int:
     """Run a command or a script; 0 if it did what was asked, 2 and one line on stderr if not, 130 after Ctrl-C.
 
     Anything but a GensslError or OSError is a fault of the program (or of a user's class) and shows its traceback.

@@ -24,7 +24,8 @@ from genssl.models import (
     VISimSiam,
 )
 from genssl.models.method import GenerativeMethod
-from genssl.models.spherical import SphericalMethod
+from genssl.models.spherical import LARGEST, SphericalMethod
+from genssl.models.vi_simsiam import DirectionNorm
 from torch import nn
 
 from genssl import Groups
@@ -478,8 +479,6 @@ def test_clip_scale_is_held_after_the_step():
 
 
 def test_the_batch_norm_of_vi_simsiam_leaves_the_concentration_alone():
-    from genssl.models.vi_simsiam import DirectionNorm
-
     output = torch.randn(64, 5) * 3 + 2
     normed = DirectionNorm(4)(output)
     assert torch.equal(normed[:, -1], output[:, -1])
@@ -488,12 +487,10 @@ def test_the_batch_norm_of_vi_simsiam_leaves_the_concentration_alone():
 
 
 def test_a_concentration_comes_back_from_its_bound():
-    from genssl.models.spherical import LARGEST
-
     method = VISimSiam.build(Groups(torch.rand(8, 2, 6)), dim=3, hidden=(8,))
     log_k = torch.tensor([-3.0, 0.0, 4.0, 12.0], requires_grad=True)
     law = method.posterior(torch.cat([torch.ones(4, 3), log_k[:, None]], 1))
-    wanted = 1 / (1 / (16 * log_k.detach().exp()) + 1 / LARGEST)
+    wanted = 1 / (1 / (method.concentration_start * log_k.detach().exp()) + 1 / LARGEST)
     torch.testing.assert_close(law.concentration.detach(), wanted)
     (slope,) = torch.autograd.grad(law.concentration.sum(), log_k)
     assert float(slope.min()) > 0
