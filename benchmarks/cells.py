@@ -148,7 +148,7 @@ class Benchmark:
             self._run(args)
 
     def _run(self, args: argparse.Namespace) -> None:
-        speed, sizes = json.loads(self.speed.read_text()), {}
+        speed, sizes = json.loads(self.speed.read_text()) if self.speed.exists() else {}, {}
         first, every = map(int, args.share.split("/"))
         for cell in [cell for cell in self.cells if args.only in cell["name"]][first::every]:
             if cell["name"] in {other["name"] for other in self.finished()}:
@@ -190,11 +190,13 @@ def percent(values: list[float]) -> str:
     return f"{mean:.1f}" if len(values) == 1 else f"{mean:.1f} ({100 * min(values):.1f} to {100 * max(values):.1f})"
 
 
-def hardware(results: list[dict[str, Any]], calibrated: str) -> str:
-    """Where the cells were fitted, and the processor (and precision) whose speed turned their budgets into steps."""
+def hardware(results: list[dict[str, Any]], calibrated: str = "") -> str:
+    """Where the cells were fitted, and the processor (and precision) whose speed turned their budgets into steps, if it did."""
     kinds = {"bf16": "bf16 networks", "32": "float32"}
     fits = Counter((cell["machine"], cell["versions"]["torch"], kinds[cell["precision"]]) for cell in results)
     told = "; ".join(f"{n} on {m} with torch {t} and {k}" for (m, t, k), n in fits.most_common())
+    if not calibrated:
+        return f"Cells fitted: {told}."
     return (
         f"Cells fitted: {told}. A budget is as many steps as two threads of {calibrated} take in that time, on whatever machine the "
         "cell is then fitted."

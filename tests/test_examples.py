@@ -43,6 +43,28 @@ def test_from_simvae_to_simclr(tmp_path):
     assert (tmp_path / "swap" / "SimCLR" / "measures.jsonl").exists()
 
 
+def test_posterior_uncertainty(tmp_path):
+    options = [
+        "--data",
+        "digits",
+        "--strangers",
+        "digits",
+        "--limit",
+        200,
+        "--groups",
+        10,
+        "--max-seconds",
+        1,
+        "--out",
+        tmp_path / "run",
+    ]
+    out = run([EXAMPLES / "posterior_uncertainty.py", *options], tmp_path)
+    assert "90% intervals of y hold" in out  # p(y) is proper, so that the model's own data can be drawn
+    assert "negative_bound" in out
+    assert (tmp_path / "run" / "posterior.nc").exists()
+    assert "strangeness of digits" in (tmp_path / "run" / "report.html").read_text()
+
+
 def test_sprites_example(tmp_path):
     out = run([EXAMPLES / "sprites.py", "--number", 300, "--max-seconds", 2, "--out", tmp_path / "run"], tmp_path)
     assert "random encoder" in out

@@ -3,6 +3,7 @@
 from genssl.posterior.against import against
 from genssl.posterior.calibration import Calibration, calibrate
 from genssl.posterior.diagnose import diagnose
+from genssl.posterior.ensemble import ensemble
 from genssl.posterior.export import posterior
 from genssl.posterior.predictive_coverage import predictive_coverage
 from genssl.posterior.selective import representation_risk, risk_coverage
@@ -14,6 +15,7 @@ __all__ = [
     "auroc",
     "calibrate",
     "diagnose",
+    "ensemble",
     "posterior",
     "predictive_coverage",
     "representation_risk",

@@ -38,6 +38,25 @@ def against(
 
     Raises SettingsError (another event shape; no test groups; natural groups against items), DataError.
     """
+    own, strange = sides(run, data, number, data_root=data_root, verify=verify)
+    both = strangeness(run, Groups.collate([own, strange]), samples)
+    halves = {score: (value[: len(own)], value[len(own) :]) for score, value in both.scores.items()}
+    name = data if isinstance(data, str) else getattr(data, "name", "groups")
+    found = {
+        "data": name, "groups": [len(own), len(strange)], "views": own.num_views, "samples": samples,
+        "standard_error": 0.5 / min(len(own), len(strange)) ** 0.5,
+        "auroc": {score: auroc(*values) for score, values in halves.items()},
+        "absent": both.absent,
+    }  # fmt: skip
+    plainly = plain(found)
+    write_json(Path(run.path) / "against" / f"{_file(name)}.json", plainly)
+    return plainly
+
+
+def sides(
+    run: Any, data: Any, number: int = NUMBER, *, data_root: Any = None, verify: bool = True
+) -> tuple[Groups, Groups]:
+    """At most `number` unlabelled groups of the run's test split, and of other data with views by the same transform; see `against`."""
     name = data if isinstance(data, str) else getattr(data, "name", "groups")
     data_root = run.config.get("data_root") if data_root is None else data_root
     other = load(data, root=data_root, verify=verify) if isinstance(data, str) else data
@@ -53,17 +72,7 @@ def against(
             f"against: {name} has items of shape {list(strange.event_shape)}, expected {list(own.event_shape)} as the run's; take data "
             "of one size"
         )
-    both = strangeness(run, Groups.collate([Groups(side.x, side.mask) for side in (own, strange)]), samples)
-    sides = {score: (value[: len(own)], value[len(own) :]) for score, value in both.scores.items()}
-    found = {
-        "data": name, "groups": [len(own), len(strange)], "views": own.num_views, "samples": samples,
-        "standard_error": 0.5 / min(len(own), len(strange)) ** 0.5,
-        "auroc": {score: auroc(*values) for score, values in sides.items()},
-        "absent": both.absent,
-    }  # fmt: skip
-    plainly = plain(found)
-    write_json(Path(run.path) / "against" / f"{_file(name)}.json", plainly)
-    return plainly
+    return Groups(own.x, own.mask), Groups(strange.x, strange.mask)
 
 
 def _groups(run: Any, part: Any, number: int, views: int, seed: int) -> Groups:

@@ -19,7 +19,8 @@ from genssl.posterior.calibration import calibrate
 from genssl.posterior.diagnose import TRUSTED
 from genssl.posterior.predictive_coverage import predictive_coverage
 from genssl.posterior.selective import representation_risk
-from genssl.posterior.strangeness import content_prior_for, pareto_k
+from genssl.posterior.strangeness import content_prior_for
+from genssl.posterior.tail import pareto_k
 
 VIEWS, DRAWS, CALIBRATED = 1000, 100, 500
 POINTS = 20

@@ -9,7 +9,7 @@ import torch
 
 from genssl.errors import SettingsError
 from genssl.evaluation.weights import effective_sample_size, importance_bound
-from genssl.posterior.strangeness import LEAST_DRAWS, pareto_k
+from genssl.posterior.tail import LEAST_DRAWS, pareto_k
 
 TRUSTED = 0.7
 """Largest k-hat with which importance-weighted figures are shown."""

@@ -18,14 +18,13 @@ from genssl.evaluation.weights import ContentPrior, draws, flat_site, importance
 from genssl.fit.precision import networks_in
 from genssl.fit.randomness import stream_seed
 from genssl.groups import Groups
+from genssl.posterior.tail import LEAST_DRAWS, pareto_k
 from genssl.terms import Traces
 from genssl.terms.closed_forms import is_delta
 
 REFERENCE, FITTED = 2000, 5000
 """Training views that typicality is held against, and that the Gaussian of `distance` is fitted to."""
-LEAST_DRAWS = 25
-"""The fewest weights whose largest fifth is a tail of five, to which a Pareto can be fitted."""
-RIDGE, WIDEST = 1e-6, 700.0
+RIDGE = 1e-6
 OF_MODEL = ("negative_elbo", "negative_bound", "typicality", "pareto_k", "reconstruction")
 
 
@@ -120,25 +119,6 @@ def log_spread(law: Any) -> Tensor | None:
         return base.stddev.double().log()
     except (AttributeError, NotImplementedError):
         return None
-
-
-def pareto_k(log_weight: Tensor) -> Tensor:
-    """[G] ArviZ's k-hat of log_weight [S, G], and inf or -inf where it has none (see `strangeness`)."""
-    from arviz_stats.base import array_stats
-
-    found = []
-    for row in log_weight.double().cpu().numpy().T:
-        tail = int(min(len(row) / 5, 3 * len(row) ** 0.5))
-        top = np.sort(row - row.max())[-tail - 1 :]
-        weights = np.exp(top)
-        # ArviZ divides by what the quarter of the tail has above the rest; where that is 0 it may give its prior, 0.25.
-        if top[0] < -WIDEST:
-            found.append(np.inf)
-        elif weights[int(tail / 4 + 0.5)] == weights[0] or top[1] == 0:
-            found.append(-np.inf)
-        else:
-            found.append(float(array_stats.psislw(-row, r_eff=1.0, axis=-1)[1]))
-    return torch.tensor(found, dtype=torch.float64)
 
 
 def _of_model(run: Any, groups: Groups, samples: int, seed: int) -> Strangeness:
