@@ -28,6 +28,9 @@ class Preset(NamedTuple):
 SCALE = 0.02**0.5
 """The standard deviation of a Gaussian p(x | z) where none is given: the paper's."""
 
+VAGUE = 30.0
+"""The largest log scale of a view's message to a guide that sees the group: at e^30 it tells nothing that float32 could hold."""
+
 
 class Method(nn.Module):
     """A plain nn.Module with a guide, an objective, `encode`, and a model where it is generative.
@@ -153,6 +156,10 @@ class GenerativeMethod(Method):
             )
         loc, log_scale = at_least_float32(output).chunk(2, -1)
         self._dim = loc.shape[-1]
+        if self.group_guide is not None:
+            # An expert that knows nothing of z_j has no largest scale: the prior holds z_j in its place, and nothing holds the scale
+            # back until exp overflows, whose gradient is 0 times inf.
+            log_scale = log_scale.clamp(max=VAGUE)
         return dist.Normal(loc, log_scale.exp())
 
     # ------------------------------------------------------------------ model

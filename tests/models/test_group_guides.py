@@ -187,3 +187,17 @@ def test_further_views_come_from_draws_of_the_whole_group(tmp_path):
         expected = run.method.prior(groups).next_view(joint.mean).mean
     drawn = next_views(run, groups, 4000).z
     torch.testing.assert_close(drawn.mean(1), expected, rtol=0, atol=0.15)
+
+
+def test_a_view_that_tells_nothing_leaves_loss_and_gradients_finite():
+    """A message as wide as exp overflows is the prior's alone: without a largest scale its gradient is 0 times infinity."""
+    encoder = nn.Linear(3, 4)
+    nn.init.zeros_(encoder.weight)
+    with torch.no_grad():
+        encoder.bias.copy_(torch.tensor([0.0, 0.0, 200.0, -1.0]))
+    method = SimVAE(encoder, nn.Linear(2, 3), VIEW, NOISE, CONTENT, group_guide=ProductOfExperts())
+    groups = Groups(torch.randn(4, 5, 3))
+    loss = -method.objective.terms(method.model, method.guide, groups).objective.mean()
+    loss.backward()
+    assert loss.isfinite()
+    assert all(parameter.grad.isfinite().all() for parameter in method.parameters() if parameter.grad is not None)
