@@ -12,8 +12,7 @@ from torch import Tensor
 
 from genssl.report import figures
 from genssl.report.looking import Look
-
-NEIGHBOURS = 2000
+from genssl.report.neighbours import placed
 
 
 @dataclass
@@ -106,23 +105,10 @@ def _neighbours(run: Any, seen: Look) -> Drawing:
         return Drawing(title, sentence(seen.why_not or "there are too few test items, or they are not finite"))
     if float(seen.z.std(0).max()) == 0:
         return Drawing(title, "All z are the same point.")
-    rows = torch.arange(min(len(seen.z), NEIGHBOURS)) * len(seen.z) // min(len(seen.z), NEIGHBOURS)
+    points, rows = placed(seen.z, run.path)
     caption = f"t-SNE of {len(rows)} test items: near points are near in z; distances, sizes and densities of clusters mean nothing."
     label = None if seen.label is None else seen.label[rows]
-    return Drawing(title, caption, figures.neighbour_map(tsne(seen.z[rows]), label, seen.classes))
-
-
-def tsne(z: Tensor) -> Any:
-    """[N, 2] t-SNE of z [N, D] from its first two principal components, perplexity 30 (a third of N where that is less)."""
-    from sklearn.manifold import TSNE
-
-    points = z.double().cpu().numpy()
-    made = TSNE(
-        perplexity=min(30.0, max(1.0, (len(points) - 1) / 3)),
-        init="pca" if z.shape[1] > 1 else "random",
-        random_state=0,
-    )
-    return made.fit_transform(points)
+    return Drawing(title, caption, figures.neighbour_map(points, label, seen.classes))
 
 
 def _spectrum(evaluation: dict[str, Any]) -> Drawing:

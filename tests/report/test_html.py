@@ -12,7 +12,7 @@ from fake_runs import Blind, Tiny, fake_run
 
 from genssl.errors import DataError, SettingsError
 from genssl.files import DiskError
-from genssl.report import drawing, figures, write
+from genssl.report import figures, neighbours, write
 from genssl.report.diagram import diagram
 from genssl.report.distrust import distrust
 from genssl.report.drawing import Drawing
@@ -64,7 +64,7 @@ EVALUATION = {"content": CONTENT, "random_encoder": {"content": RANDOM}, "genera
 def prepared(tmp_path, monkeypatch):
     """Two folders, and figures that are coarse and quick; test_figures looks at the real ones."""
     monkeypatch.setattr(figures, "DPI", 40)
-    monkeypatch.setattr(drawing, "NEIGHBOURS", 30)
+    monkeypatch.setattr(neighbours, "NEIGHBOURS", 30)
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
 
