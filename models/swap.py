@@ -81,6 +81,7 @@ def swap(
         if law.kind != "point":
             raise SettingsError(f"{name}.swap: a head needs a point-mass guide; give entropy=Constant() with it")
 
+    _check_spread(name, probe, law)
     added = {key: part for key, part in parts.items() if part is not None}
     if (
         predictor is not None
@@ -161,8 +162,8 @@ class _Law:
         if self.kind == "point":
             return dist.Delta(loc, event_dim=event_dim)
         size = loc.new_full((), float(self.scale)) if log_scale is None else log_scale.exp()  # type: ignore[arg-type]
-        law = dist.Normal(loc, size).to_event(event_dim)
-        return law if mask is None else law.mask(mask if event_dim else mask.unsqueeze(-1))
+        law = dist.Normal(loc, size)  # masked inside: the event may hold the views
+        return (law if mask is None else law.mask(mask.unsqueeze(-1))).to_event(event_dim)
 
 
 def _law_for(method: Any, name: str, entropy: Term, own_family: str, scale: Any, now: _Law) -> _Law:
@@ -208,9 +209,22 @@ def _check_parts(method: Any, name: str, objective: Objective, own: frozenset[st
                     )
 
 
+def _check_spread(name: str, objective: Objective, law: _Law) -> None:
+    """Refuse a term that reads the spread of z beside a guide that is swapped to have none."""
+    if law.kind != "point":
+        return
+    for slot in SLOTS:
+        for _, term in getattr(objective, slot).parts:
+            if term.guide_family not in ("any", "delta"):
+                raise SettingsError(
+                    f"{name}.swap: {type(term).__name__} reads the spread of z, and with this entropy z is a point mass; give scale=, or "
+                    f"another term for the slot {slot}"
+                )
+
+
 def _put_guide(method: Any, law: _Law, added: frozenset[str]) -> None:
     """Put the swapped guide over the written one, or take it away."""
-    for key, function in (("guide", _guide), ("encode", _encode), ("posterior", _posterior)):
+    for key, function in (("guide", _guide), ("encode", _encode), ("posterior", _posterior), ("joint", _joint)):
         vars(method).pop(key, None)
         if hasattr(type(method), key) and (law.kind != "own" or added & {"head", "predictor"}):
             # Bound methods: a deep copy binds them to the copied method.
@@ -238,9 +252,20 @@ def _encode(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
 
 
 def _posterior(self: Any, what: Any) -> Any:
+    if (
+        getattr(self, "group_guide", None) is not None
+    ):  # what that reads of every view: the law is put around what it makes of them
+        return type(self).posterior(self, what)
     with _scale_unchecked(self._law):
         law = type(self).posterior(self, what)  # of a spherical method, no Groups come: its encode is swapped instead
     return self._law.around(law, what.mask, _log_scales(self, what)) if isinstance(what, Groups) else law
+
+
+def _joint(self: Any, groups: Groups) -> Any:
+    law = type(self).joint(self, groups)
+    if getattr(self, "group_guide", None) is None:  # made of the swapped posteriors
+        return law
+    return self._law.around(law, groups.mask, _log_scales(self, groups))
 
 
 def _scale_unchecked(law: _Law) -> AbstractContextManager[Any]:
@@ -267,9 +292,14 @@ class _Swapped(Messenger):
 
     def __init__(self, method: Any, groups: Groups) -> None:
         super().__init__()
-        self.method, self.groups = method, groups
+        self.method, self.groups, self.adding = method, groups, False
 
     def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] == "z_predicted" and "predictor" in self.method._added and not self.adding:
+            name = type(self.method).__name__
+            raise SettingsError(
+                f"{name}: its guide has a site z_predicted already, and predictor= would add another; leave it out"
+            )
         if msg["name"] == "z" and not msg["is_observed"]:
             move = self._through(self.method.head) if "head" in self.method._added else lambda loc: loc
             msg["fn"] = self.method._law.around(
@@ -279,7 +309,9 @@ class _Swapped(Messenger):
     def _pyro_post_sample(self, msg: Any) -> None:
         if msg["name"] == "z" and "predictor" in self.method._added:
             predicted = self._through(self.method.predictor)(msg["value"])
+            self.adding = True
             pyro.sample("z_predicted", dist.Delta(predicted).to_event(len(msg["fn"].event_shape)))
+            self.adding = False
 
     def _through(self, network: nn.Module) -> Callable[[Tensor], Tensor]:
         """A network [N, D] -> [N, D'] on the views [G, J, D] that exist."""

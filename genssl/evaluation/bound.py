@@ -207,6 +207,14 @@ def unfitted(method: Any) -> str:
     return ""
 
 
+def unfitted_prior(method: Any) -> str:
+    """Why no step of the fit saw the method's p(z), or nothing: y, weights and data drawn from it would be of a model nobody fitted."""
+    prior: Any = getattr(getattr(method, "objective", None), "prior", None)
+    if prior is None or any(isinstance(term, LogPrior) and float(weight) != 0 for weight, term in prior.parts):
+        return ""
+    return f"p(z) was not fitted: the prior slot is {prior}"
+
+
 def no_density(traces: Traces) -> str:
     """Why what the model gives an observed site is no density, or nothing."""
     for site in traces.observed:

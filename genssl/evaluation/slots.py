@@ -16,7 +16,7 @@ from genssl.evaluation.measuring import measuring
 from genssl.fit.randomness import stream_seed
 from genssl.groups import Groups
 from genssl.sites import run_guide, run_model
-from genssl.terms import SLOTS, PosteriorEntropy, Site, Term, Traces
+from genssl.terms import SLOTS, Classes, PosteriorEntropy, Site, Term, Traces
 from genssl.terms.closed_forms import diagonal_normal, is_delta
 
 Measures = dict[str, Any]
@@ -27,7 +27,7 @@ def slot_measures(method: Any, groups: Groups, own: Groups | None = None, seed: 
     r"""Numbers of one batch under nested names; None where a number has no meaning (or the batch is too small for it).
 
         terms          reconstruction, entropy, prior, elbo and the weighted objective of the method, on the groups `own` (default: the
-                       same)
+                       same); None where a term scores classes that none of these groups has (instance discrimination held out)
         prior          ELBO_SSL's prior log p(z_1..z_J) per group at maximum-likelihood scales (GroupNormal around a fitted mean), and the
                        view_scale and content_scale that these are: for every guide, on one footing
         entropy        posterior: sum_j H[q(z_j | x_j)] per group; not defined for a point mass
@@ -51,7 +51,9 @@ def slot_measures(method: Any, groups: Groups, own: Groups | None = None, seed: 
         site = _compared(traces)
         if site is not None and bool(torch.isfinite(site.fn.mean).all()):
             found |= _representation(site, traces)
-        method.train()  # BatchNorm by running averages has other gradients, of another sign even
+        for child in method.children():  # BatchNorm by running averages has other gradients, of another sign even
+            child.train()
+        method.objective.eval()  # held-out groups are none of the training set, so that no class of one is theirs
         found["gradients"] = {
             "reconstruction_prior": number(
                 lambda: gradient_cosine(method, own, method.objective.reconstruction, method.objective.prior)
@@ -92,7 +94,19 @@ def _traces(method: Any, groups: Groups, needs: frozenset[str] = frozenset()) ->
 
 def _terms(method: Any, groups: Groups) -> Measures:
     found = method.objective.terms(getattr(method, "model", None), method.guide, groups)
-    return {name: finite(getattr(found, name).mean()) for name in (*SLOTS, "elbo", "objective")}
+    classless = {
+        slot for slot in SLOTS if any(_classless(term, groups) for _, term in getattr(method.objective, slot).parts)
+    }
+    unknown = classless | {"elbo", "objective"} if classless else set()
+    return {
+        name: None if name in unknown else finite(getattr(found, name).mean()) for name in (*SLOTS, "elbo", "objective")
+    }
+
+
+def _classless(term: Term, groups: Groups) -> bool:
+    """Whether it adds 0 for every group, since the class of none is known."""
+    classes = getattr(term, "classes", None)
+    return isinstance(classes, Classes) and bool((classes.classes(groups) < 0).all())
 
 
 def _compared(traces: Traces) -> Site | None:

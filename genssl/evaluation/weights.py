@@ -194,6 +194,11 @@ def _plates(site: Site) -> float:
     return math.prod(frame.full_size / frame.size for frame in site.plates.values())
 
 
+def untempered(site: Site) -> Site:
+    """The site as log p(x) counts it: once, whatever poutine.scale says; plates keep their factors."""
+    return replace(site, scale=_plates(site), _log_prob=None)
+
+
 def _densities(traces: Traces, prior: ContentPrior | None, tempered: bool) -> tuple[Tensor, Tensor, Tensor]:
     """log p(x | z), log p(z), log q(z | x): each [G] float64."""
     latent = {site.name: site for site in traces.latent}
@@ -206,7 +211,7 @@ def _densities(traces: Traces, prior: ContentPrior | None, tempered: bool) -> tu
         latent[flat.name] = _proper(flat, prior)
 
     def total(sites: Any) -> Tensor:
-        kept = (site if tempered else replace(site, scale=_plates(site), _log_prob=None) for site in sites)
+        kept = (site if tempered else untempered(site) for site in sites)
         zero = torch.zeros(traces.groups.num_groups, dtype=torch.float64, device=traces.groups.device)
         return sum((site.log_prob.detach().double() for site in kept), start=zero)
 

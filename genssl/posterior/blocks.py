@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from genssl.distributions import GroupMixture, GroupNormal
-from genssl.evaluation.weights import draws, flat_site
+from genssl.evaluation.weights import draws, flat_site, untempered
 from genssl.fit.randomness import seed_noise
 from genssl.groups import Groups
 from genssl.posterior.store import Block
@@ -30,15 +30,17 @@ def block_of(
     predicted: int,
     stored: int,
     densities: bool,
+    prior_fitted: bool,
     seed: int,
     number: int,
 ) -> Block:
     """The ArviZ groups of these data groups; run within `measuring` and `networks_in`. Draws are a function of (seed, number).
 
-    model: None where the likelihood was not fitted, so that nothing is predicted. predicted: how many of the draws are decoded (all,
+    model: None where the likelihood was not fitted, so that nothing is predicted. prior_fitted: whether the prior was, without which
+    there is no y and no weight. predicted: how many of the draws are decoded (all,
     for densities); stored: of how many a draw of x is kept.
     """
-    prior = content_prior_of(method, groups)
+    prior = content_prior_of(method, groups) if prior_fitted else None
     decoded = samples if densities else min(predicted, samples)
     latent: dict[str, list[Tensor]] = {}
     content: list[Tensor] = []
@@ -56,9 +58,10 @@ def block_of(
         if found.model:
             if sample < predicted:
                 prediction.add(found)
-            if densities:
+            if densities and prior_fitted:
                 log_p.append(_total(found.latent, groups))
                 log_q.append(_total(found.posterior, groups))
+            if densities:
                 log_likelihood.append(
                     {site.name: per_view(site, groups) for site in found.observed if not site.auxiliary}
                 )
@@ -76,6 +79,7 @@ def block_of(
             name: (("sample", "group", "view"), _array(torch.stack([one[name] for one in log_likelihood])))
             for name in log_likelihood[0]
         }
+    if log_p:
         whole = torch.stack([sum(one.values()).sum(-1) for one in log_likelihood])  # type: ignore[union-attr]
         p, q = torch.stack(log_p), torch.stack(log_q)
         dims = ("sample", "group")
@@ -144,7 +148,7 @@ def per_view(site: Site, groups: Groups) -> Tensor:
 
 def _total(sites: Any, groups: Groups) -> Tensor:
     return sum(
-        (site.log_prob.double() for site in sites),
+        (untempered(site).log_prob.double() for site in sites),
         start=torch.zeros(len(groups), dtype=torch.float64, device=groups.device),
     )
 

@@ -11,6 +11,7 @@ from scipy.stats import chi2
 from torch import Tensor
 
 from genssl.errors import SettingsError
+from genssl.evaluation.bound import unfitted_prior
 from genssl.evaluation.measuring import measuring
 from genssl.evaluation.weights import draws
 from genssl.fit.randomness import seed_noise, stream_seed
@@ -57,7 +58,7 @@ def calibrate(
         like: groups whose number of views, event shape and device the simulated ones have.
         samples: draws, S + 1 a multiple of `bins` so that no bin is larger than another.
 
-    Raises SettingsError (p(y) is flat: there is nothing to draw from; S + 1 no multiple of bins; no model).
+    Raises SettingsError (p(y) is flat, or was not fitted: there is nothing to draw from; S + 1 no multiple of bins; no model).
     """
     if (samples + 1) % bins:
         raise SettingsError(
@@ -67,6 +68,8 @@ def calibrate(
         raise SettingsError(
             f"calibrate: {type(method).__name__} has no model to draw data from; take a generative method"
         )
+    if reason := unfitted_prior(method):
+        raise SettingsError(f"calibrate: {reason}; take a method whose prior slot is LogPrior")
     made: dict[str, list[Tensor]] = {}
     chosen: dict[str, list[Tensor]] = {}
     size, own = max(1, 1024 // like.num_views), stream_seed(seed, "calibrate")

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from genssl.errors import GensslError
-from genssl.evaluation.bound import unfitted
+from genssl.evaluation.bound import unfitted, unfitted_prior
 from genssl.evaluation.fresh_views import fresh_groups, no_groups
 from genssl.evaluation.measuring import measuring
 from genssl.evaluation.weights import draws, effective_sample_size, log_weights
@@ -64,7 +64,7 @@ def coverage_figures(run: Any) -> dict[str, Any] | str:
 def weight_figures(run: Any) -> dict[str, Any] | str:
     """{groups, views, draws, trusted: share of groups with k-hat at most 0.7, pareto_k: median, effective_samples: mean}, or why none."""
     method = run.method
-    if reason := unfitted(method) or no_groups(run, "test"):
+    if reason := unfitted(method) or unfitted_prior(method) or no_groups(run, "test"):
         return reason
     seed = stream_seed(int(run.config.get("seed") or 0), "certainty/weights")
     try:
@@ -86,7 +86,7 @@ def weight_figures(run: Any) -> dict[str, Any] | str:
 
 def calibration_figures(run: Any) -> dict[str, Any] | str:
     """{site: {p_value, coverage: {level: share}, histogram: [bins], summed over dimensions}} on data that the model makes, or why none."""
-    if reason := unfitted(run.method) or no_groups(run, "test"):
+    if reason := unfitted(run.method) or unfitted_prior(run.method) or no_groups(run, "test"):
         return reason
     try:
         with measuring(run.method), networks_in(run.config.get("precision", "32"), run.method, run.device):

@@ -21,8 +21,9 @@ ALIGNED, ROUNDS = 5000, 20
 def ensemble(runs: Sequence[Any], groups: Groups, samples: int = 64) -> Strangeness:
     r"""Scores of strangeness of groups under an ensemble of fitted runs (other seeds of one method and data); higher = stranger.
 
-        disagreement     mean_m ||a_m(z_m) - mean_m' a_m'(z_m')||^2, z_m the posterior mean of member m, mean over views: the share of the
-                         representations' spread over training views that members do not agree on, 0 where all do
+        disagreement     var_m a_m(z_m), z_m the posterior mean of member m, M - 1 in the denominator, summed over dimensions, mean over
+                         views: the share of the representations' spread over training views that members do not agree on, 0 where all
+                         do, about 1 where they have nothing in common, whatever M
         waic             mean_m -b_m + var_m b_m, b_m the importance-weighted bound of member m (`negative_bound`), nats a group; var with
                          M - 1 in the denominator (Choi, Jang, Alemi 2018, arXiv:1810.01392, section 2.3, with the bound for log p)
         mixture_bound    -log 1/M sum_m exp b_m: the bound of the mixture of the members, nats a group
@@ -57,7 +58,7 @@ def ensemble(runs: Sequence[Any], groups: Groups, samples: int = 64) -> Strangen
             f"ensemble: representations have {' and '.join(map(str, sizes))} dimensions, expected one size; give fits of one setting"
         )
     each = [strangeness(run, groups, samples) for run in runs]
-    apart = torch.stack(aligned(at, z)).var(0, correction=0).sum(1)
+    apart = torch.stack(aligned(at, z)).var(0).sum(1)
     of_views = groups.to("cpu")
     scores = {"disagreement": of_views.unpack(apart).sum(1) / of_views.count}
     shared = set.intersection(*(set(one.scores) for one in each))

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from genssl._version import __version__
 from genssl.errors import SettingsError
+from genssl.evaluation.bound import unfitted_prior
 from genssl.evaluation.measuring import measuring
 from genssl.evaluation.weights import draws
 from genssl.fit.precision import networks_in
@@ -46,8 +47,8 @@ def posterior(
 
     Chains there are none, and R-hat means nothing: draws are independent. The draws are of the GUIDE; log_weight tells how far it is
     from the posterior (`genssl.posterior.diagnose`). Where p(y) is flat the weights are those of an improper joint: good for
-    that, and for no log p(x). Factors of poutine.scale are not in log_likelihood: a tempered density is none of x. A method whose
-    reconstruction slot holds a substitute has draws alone.
+    that, and for no log p(x). Factors of poutine.scale are in no density here: a tempered one is none of x. A method whose reconstruction
+    slot holds a substitute has draws alone; one whose prior slot does has no y, no prior and no weights, since p(z) was not fitted.
 
     Args:
         groups: default the first `number` groups of the test split, with the run's views (a fixed stream of its seed).
@@ -81,10 +82,11 @@ def posterior(
     with measuring(method), networks_in(run.config.get("precision", "32"), method, run.device):
         first = next(draws(model, method.guide, chosen[:1], 1, seed))
         _check_spread(method, first)
-        proper = model is not None and is_proper(first)
+        foreign = unfitted_prior(method)
+        proper = model is not None and not foreign and is_proper(first)
         if model is not None:
             flat = "flat: log_weight is of an improper joint, and no bound on log p(x)"
-            attributes["content_prior"] = "proper" if proper else flat
+            attributes["content_prior"] = foreign or ("proper" if proper else flat)
         densities = log_likelihood and model is not None
         with Store(path, len(chosen), attributes) as store:
             starts = range(0, len(chosen), size)
@@ -93,7 +95,7 @@ def posterior(
                 rows = chosen[start : start + size]
                 rows.total = chosen.total
                 decoded = samples if densities else PREDICTED
-                block = block_of(method, model, rows, samples, decoded, STORED, densities, seed, place)
+                block = block_of(method, model, rows, samples, decoded, STORED, densities, not foreign, seed, place)
                 if place == 0 and proper:
                     block = {**block, **prior_of(method, rows, samples, STORED, seed)}
                 store.write(block)

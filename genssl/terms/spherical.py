@@ -85,6 +85,7 @@ class SphericalAttraction(Term):
 
     slots = ("prior",)
     space = "sphere"
+    guide_family = "sphere"
     needs = frozenset({"predictor"})
 
     def forward(self, traces: Traces) -> Mapping[str, Tensor]:

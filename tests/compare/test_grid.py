@@ -194,6 +194,7 @@ def test_stopped_twice_and_gone_on_is_the_same_as_never_stopped(grid, tmp_path, 
     assert len(whole) == 2
 
 
+@pytest.mark.filterwarnings("ignore:SimVAE. collapse")
 def test_cells_of_a_seed_see_the_same_batches_and_start_from_the_same_encoder(tmp_path, monkeypatch):
     """Cells of two reconstruction terms, which need other parts of the method."""
     seen, run = {}, Batches.run

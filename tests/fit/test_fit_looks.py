@@ -174,6 +174,17 @@ def test_gradients_are_those_of_training():
     assert not method.training
 
 
+@pytest.mark.parametrize("name", ["InstanceDiscrimination", "DeepCluster"])
+def test_held_out_groups_are_of_no_training_class(name, tmp_path):
+    """They are numbered as training groups are, and must not be scored with the classes of those."""
+    run = fit(tmp_path / "run", name, settings={"hidden": [16], "dim": 4})
+    found = lines(run)[-1]
+    assert found["gradients"]["reconstruction_prior"] is None
+    assert found["terms"]["prior"] is None
+    assert found["terms"]["elbo"] is None
+    assert found["geometry"]["rankme"] > 0
+
+
 def test_a_guide_that_takes_one_view_alone_is_no_reason_to_stop(tmp_path):
     import pyro
     import pyro.distributions as dist

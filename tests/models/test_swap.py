@@ -10,6 +10,7 @@ import torch
 from genssl.models import (
     BYOL,
     CLIP,
+    CRVAE,
     LDM,
     VAE,
     ContentSimVAE,
@@ -19,6 +20,7 @@ from genssl.models import (
     SimSiam,
     SimVAE,
     SwAV,
+    VISimSiam,
 )
 from genssl.models.method import GenerativeMethod
 from torch import nn
@@ -106,6 +108,42 @@ def test_a_scale_makes_a_channel_of_fixed_noise():
     assert law.event_shape == (3, 4)
     assert bool((law.base_dist.scale == 0.25).all())
     torch.testing.assert_close(law.base_dist.loc, method.encode(batch.x).mean)
+
+
+@pytest.mark.parametrize("kind", ["product", "set"])
+@pytest.mark.parametrize("ragged", [False, True])
+def test_another_law_is_put_around_what_a_group_guide_makes(kind, ragged):
+    batch = groups(ragged=ragged)
+    method = SimVAE.build(batch, **SMALL, group_guide=kind, content_scale=1.0)
+    own = method.joint(batch).mean.detach()
+    for change, scale in ({"scale": 0.2}, 0.2), ({}, 0.0), ({"scale": network(64, 4)}, None):
+        method.swap(entropy=terms.Constant(), **change)
+        fn = drawn(method, batch)["fn"]
+        torch.testing.assert_close(fn.mean[batch.valid], own[batch.valid])
+        if scale is not None:
+            assert bool((fn.variance[batch.valid] - scale**2).abs().max() < 1e-6)
+        assert torch.isfinite(measure(method, batch).prior).all()
+        assert torch.isfinite(method.content(batch).variance).all()
+    method.swap(entropy=terms.PosteriorEntropy())
+    assert "joint" not in vars(method)
+
+
+def test_a_term_that_reads_a_spread_is_refused_beside_a_point_mass():
+    batch = groups(j=2)
+    for cls, term in (VISimSiam, "SphericalAttraction"), (CRVAE, "ConsistencyKL"):
+        method = cls.build(batch, **SMALL)
+        with pytest.raises(SettingsError, match=f"{term} reads the spread of z"):
+            method.swap(entropy=terms.Constant())
+        assert "guide" not in vars(method)
+        method.swap(entropy=terms.Constant(), prior=terms.CosineAttraction())
+        assert float(measure(method, batch).entropy.abs().max()) == 0
+
+
+def test_a_second_site_of_predictions_is_refused():
+    batch = groups(g=80, j=2)
+    method = SwAV.build(batch, **SMALL).swap(prior=terms.PredictorAttraction(), predictor=nn.Linear(64, 64))
+    with pytest.raises(SettingsError, match="z_predicted already"):
+        measure(method, batch)
 
 
 def test_terms_of_its_own_change_nothing_bit_for_bit():
@@ -269,6 +307,19 @@ def test_what_cannot_be_is_refused_with_nothing_changed(cls, change, message):
 # ---------------------------------------------------------------------- what theory says
 
 
+TOYS = [
+    (terms.VarianceCovariance(variance=0.0), terms.SquaredAttraction(), ["collapse"]),
+    (terms.OffDiagonalCorrelation(), terms.SquaredAttraction(), ["collapse"]),
+    (terms.ProductNormaliser(), terms.CosineAttraction(), ["collapse"]),
+    (terms.ContrastiveNormaliser(), terms.ProductAttraction(), ["divergence"]),
+    (terms.Constant(), terms.ProductAttraction(), ["divergence"]),
+    (terms.ProductNormaliser(), terms.ProductAttraction(), []),
+    (terms.OffDiagonalCorrelation(), terms.DiagonalCorrelation(), []),
+    (terms.Constant(), terms.DiagonalCorrelation(), []),
+]
+"""Point masses, and what becomes of them."""
+
+
 @pytest.mark.parametrize(
     ("settings", "change", "j", "expected"),
     [
@@ -277,8 +328,14 @@ def test_what_cannot_be_is_refused_with_nothing_changed(cls, change, message):
         ({"content_scale": 1.0}, {"reconstruction": terms.Constant()}, 3, ["collapse"]),
         ({}, {"reconstruction": terms.LogDeterminantEntropy()}, 3, ["divergence"]),
         ({"content_scale": 1.0}, {"reconstruction": terms.LogDeterminantEntropy()}, 3, []),
-        ({}, {"reconstruction": terms.SphericalEntropy(), "entropy": terms.Constant()}, 3, []),
-        ({}, {"reconstruction": terms.ContrastiveNormaliser()}, 3, []),
+        ({}, {"reconstruction": terms.SphericalEntropy(), "entropy": terms.Constant()}, 3, ["collapse"]),
+        ({}, {"reconstruction": terms.ContrastiveNormaliser()}, 3, ["collapse"]),
+        (
+            {"group_guide": "product"},
+            {"reconstruction": terms.ContrastiveNormaliser(), "prior": terms.CosineAttraction()},
+            3,
+            ["divergence"],
+        ),
         ({}, {"reconstruction": terms.ContrastiveNormaliser(), "prior": terms.CosineAttraction()}, 3, ["divergence"]),
         (
             {},
@@ -290,6 +347,7 @@ def test_what_cannot_be_is_refused_with_nothing_changed(cls, change, message):
         ({"learned_scale": True}, {"entropy": terms.Constant()}, 3, ["divergence"]),
         ({"learned_scale": True}, {}, 3, []),
         ({}, {"reconstruction": terms.VarianceCovariance(), "entropy": terms.Constant(), "prior": terms.SquaredAttraction()}, 3, []),
+        *(({}, {"entropy": terms.Constant(), "reconstruction": one, "prior": other}, 2, told) for one, other, told in TOYS),
     ],
 )  # fmt: skip
 def test_what_theory_foretells(settings, change, j, expected):
@@ -348,6 +406,30 @@ def test_the_divergence_that_was_foretold_happens():
         norms[scale] = sizes
     assert norms[None][-1] > 3 * norms[None][150] > 9 * norms[None][50]
     assert norms[1.0][-1] < 1.5 * (1 + 0.15)
+
+
+@pytest.mark.parametrize(("reconstruction", "prior", "told"), TOYS)
+def test_what_is_foretold_of_a_point_mass_comes(reconstruction, prior, told):
+    """Views that share 4 of their 8 causes: all on one point, without bound, or neither."""
+    torch.manual_seed(0)
+    mixing = torch.randn(8, 16) / 2
+
+    def batch():
+        shared = torch.randn(128, 1, 4) + 0.3 * torch.randn(128, 2, 4)
+        return Groups(torch.tanh(torch.cat([shared, torch.randn(128, 2, 4)], -1) @ mixing))
+
+    method = SimVAE.build(batch(), hidden=(64,), dim=4).swap(
+        reconstruction=copy.deepcopy(reconstruction), entropy=terms.Constant(), prior=copy.deepcopy(prior)
+    )
+    module = method.objective(method.model, method.guide)
+    optimiser = torch.optim.Adam(module.parameters(), lr=3e-3)
+    for _ in range(500):
+        optimiser.zero_grad()
+        module(batch()).backward()
+        optimiser.step()
+    spread = float(method.encode(batch().x).mean.detach().flatten(0, 1).var(0).mean())
+    kind = "collapse" if spread < 1e-3 else "divergence" if spread > 1e3 else "neither"
+    assert kind == (told[0] if told else "neither"), spread
 
 
 # ---------------------------------------------------------------------- through fit

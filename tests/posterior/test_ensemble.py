@@ -98,6 +98,15 @@ def test_a_member_of_its_own_mind_is_seen():
     assert float(found.scores["disagreement"].min()) > 1e-4
 
 
+@pytest.mark.parametrize("members", [2, 3, 10])
+def test_members_with_half_in_common_disagree_on_half_however_many_they_are(members):
+    generator = torch.Generator().manual_seed(4)
+    shared = torch.randn(4000, 8, generator=generator)
+    runs = [shared + torch.randn(4000, 8, generator=generator) for _ in range(members)]
+    apart = torch.stack(aligned(runs, runs)).var(0).sum(1)
+    assert float(apart.mean()) == pytest.approx(0.5, abs=0.02)
+
+
 def test_scores_are_those_of_the_members_together():
     train, groups = natural(0, 100), natural(1, 6)
     runs = [FakeRun(Turned(turn(i)), train, i) for i in (0, 1, 2)]

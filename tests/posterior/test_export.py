@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 import xarray
 from genssl.models import ContentSimVAE, MCInfoNCE, MixtureSimVAE, NeuralStatistician, SimCLR, SimVAE, VISimSiam
 
+from genssl import Objective
 from genssl.cli import main
+from genssl.distributions import GroupNormal
 from genssl.errors import SettingsError
 from genssl.evaluation.weights import log_weights
 from genssl.files import DiskError
 from genssl.groups import Groups
-from genssl.posterior import export, posterior
+from genssl.posterior import calibrate, export, posterior
+from genssl.posterior.certainty import calibration_figures, weight_figures
 from genssl.posterior.store import Store
-from genssl.terms import ContrastiveNormaliser
+from genssl.terms import ContrastiveNormaliser, CosineAttraction
 
 VIEWS, DIM, EVENT = 3, 2, (1, 4, 4)
 
@@ -243,3 +248,46 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     assert "7 groups, 4 samples" in capsys.readouterr().out
     assert (tmp_path / "run" / "posterior.nc").exists()
     assert main(["posterior", "run", "--groups", "0"]) == 2
+
+
+def test_a_prior_that_was_not_fitted_gives_no_y_no_weights_and_no_prior(tmp_path):
+    run = run_of(tmp_path, content_scale=1.0)
+    run.method.swap(prior=CosineAttraction())
+    tree = posterior(run, samples=6, progress=False)
+    assert set(tree["posterior"].data_vars) == {"z"}
+    assert tree["log_likelihood/x"].shape == (6, 6, VIEWS)
+    assert "prior" not in tree.children
+    assert "sample_stats" not in tree.children
+    assert tree.attrs["content_prior"].startswith("p(z) was not fitted")
+    assert weight_figures(run).startswith("p(z) was not fitted")
+    assert calibration_figures(run).startswith("p(z) was not fitted")
+    with pytest.raises(SettingsError, match="p.z. was not fitted"):
+        calibrate(run.method, run.made)
+
+
+def test_scales_of_poutine_are_in_no_density(tmp_path):
+    """A user's annealing of z changes the loss, not what the densities of the posterior are."""
+
+    class Annealed(torch.nn.Module):
+        def __init__(self, factor):
+            super().__init__()
+            self.objective, self.factor = Objective(), factor
+
+        def model(self, groups):
+            with groups.plate:
+                with pyro.poutine.scale(scale=self.factor):
+                    z = pyro.sample("z", GroupNormal(0.5, VIEWS, DIM, 1.0))
+                pyro.sample("x", dist.Normal(z.repeat(1, 1, 2), 0.3).to_event(2), obs=groups.x)
+
+        def guide(self, groups):
+            with groups.plate, pyro.poutine.scale(scale=self.factor):
+                pyro.sample("z", dist.Normal(groups.x[..., :DIM], 0.2).to_event(2))
+
+    groups = Groups(torch.randn(4, VIEWS, 2 * DIM, generator=torch.Generator().manual_seed(1)))
+    found = [
+        posterior(FakeRun(tmp_path, Annealed(factor), groups), samples=5, out=tmp_path / f"{factor}.nc", progress=False)
+        for factor in (1.0, 0.1)
+    ]
+    for name in ("log_p", "log_q", "log_weight"):
+        np.testing.assert_allclose(found[0]["sample_stats"][name], found[1]["sample_stats"][name], rtol=1e-5)
+    assert float(found[0]["sample_stats/log_q"].std()) > 0.1
