@@ -57,16 +57,22 @@ class GroupPosterior(dist.TorchDistribution):
         evidence = 1 / self.scale.square()
         self._variance = self._masked(1 / (evidence + view))  # v
         count = prior.num_views if mask is None else mask.sum(-1)[..., None, None].clamp(min=1).to(self.loc)
+        # tie s^2 = 1/n - remainder/n. What is left of 1 - tie sum v comes without the difference, which float32 loses where experts are
+        # unsure: v / s^2 = 1 - v / scale^2.
         if self.prior.content_scale is None:
-            tie = view / count
+            share, remainder = 1 / count * torch.ones_like(view), torch.zeros_like(view)
         else:
             content = self._of(self.prior.content_scale).square()
-            tie = view * content / (1 / view + count * content)
-        self._left = 1 - tie * self._variance.sum(-2, keepdim=True)  # 1 - b sum v > 0, [..., 1, D]
+            whole = 1 / view + count * content
+            share, remainder = content / whole, 1 / (view * whole)
+        tie = share * view
+        self._left = remainder + share * (evidence * self._variance).sum(
+            -2, keepdim=True
+        )  # 1 - tie sum v > 0, [..., 1, D]
         self._shared = tie / self._left  # k
         pull = self._masked(self.loc) * evidence * self._variance
         self._mean = pull + self._shared * self._variance * pull.sum(-2, keepdim=True)
-        self._tie = tie
+        self._view, self._count, self._remainder = view, count, remainder
 
     @property
     def support(self) -> constraints.Constraint:
@@ -111,8 +117,11 @@ class GroupPosterior(dist.TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
         deviation = self._masked(at_least_float32(value) - self._mean)
-        own = torch.where(self._variance > 0, deviation.square() / self._safe, 0.0).sum(-2, keepdim=True)
-        quadratic = own - self._tie * deviation.sum(-2, keepdim=True).square()
+        # Of 1/v = 1/scale^2 + 1/s^2 the second part is split into the views' spread and their mean, of which p(y) holds the remainder.
+        own = (deviation.square() / self.scale.square()).sum(-2, keepdim=True)
+        mean = deviation.sum(-2, keepdim=True) / self._count
+        spread = self._masked(deviation - mean).square().sum(-2, keepdim=True)
+        quadratic = own + self._view * (spread + self._count * self._remainder * mean.square())
         return 0.5 * (self._log_precision - quadratic).sum((-2, -1)) - self._half_log_tau
 
     def entropy(self) -> Tensor:
@@ -128,7 +137,10 @@ class GroupPosterior(dist.TorchDistribution):
         safe = count.clamp(min=1) if isinstance(count, Tensor) else count
         per = safe[..., None] if isinstance(safe, Tensor) else safe
         deviation = self._masked(self._mean - mean.unsqueeze(-2))
-        spread = deviation.square().sum((-2, -1)) + self.variance.sum((-2, -1)) - (whole / per).sum(-1)
+        middle = (
+            self._masked(self._variance - (total / per).unsqueeze(-2)).square().sum(-2)
+        )  # no difference of large sums
+        spread = deviation.square().sum((-2, -1)) + (total - total / per + self._shared.squeeze(-2) * middle).sum(-1)
         return p._density(spread, mean.square().sum(-1) + (whole / per**2).sum(-1), count, self._mean)
 
     def content(self) -> dist.Independent:

@@ -92,7 +92,9 @@ def block_of(
 
 def prior_of(method: Any, groups: Groups, samples: int, stored: int, seed: int) -> Block:
     """prior and prior_predictive: draws for one group of as many views, of a model that can be drawn from."""
-    one = Groups(torch.zeros_like(groups.x[:1]))
+    # What the model may ask of its data beside their views: a label that is not known, an item to compare with.
+    source = None if groups.source is None else torch.zeros_like(groups.source[:1])
+    one = Groups(torch.zeros_like(groups.x[:1]), label=torch.full((1,), -1, device=groups.device), source=source)
     seed_noise(seed, 0, groups.device, "prior")
     values: dict[str, list[Tensor]] = {}
     sites: dict[str, Site] = {}

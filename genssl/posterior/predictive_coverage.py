@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from genssl.errors import SettingsError, SiteError
+from genssl.errors import GensslError, SettingsError, SiteError
 from genssl.evaluation.bound import is_discrete, unfitted
 from genssl.evaluation.fresh_views import fresh_groups, no_groups
 from genssl.evaluation.items import BATCH
@@ -83,7 +83,7 @@ def predictive_coverage(
         for name, pairs in (("observed", _observed), ("next_view", _next_view)):
             try:
                 found[name] = _shares(pairs(method, groups, samples, seed), levels, samples, constant)
-            except (SiteError, SettingsError) as error:
+            except GensslError as error:
                 found[name], absent[name] = {}, str(error)
     share = None if constant is None else float(constant.double().mean())
     return PredictiveCoverage(found["observed"], found["next_view"], share, absent)
@@ -122,7 +122,7 @@ def _next_view(method: Any, groups: Groups, samples: int, seed: int) -> Iterator
     target = groups.x[rows, last]
     rest = groups.valid & (place != last[:, None])
     given = Groups(groups.x, rest) if groups.mask is not None else Groups(groups.x[:, :-1])
-    given.label = groups.label
+    given.label, given.source = groups.label, groups.source
     _site(next(draws(method.model, method.guide, given[:1], 1, seed)))  # refuses discrete values
     for number, part in _blocks(given):
         seed_noise(seed, number, groups.device, "next_view")

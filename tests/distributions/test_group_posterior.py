@@ -111,6 +111,27 @@ def test_one_view_with_flat_content_is_its_expert():
     torch.testing.assert_close(q.variance, scale**2)
 
 
+@pytest.mark.parametrize("content", [None, 1.0, 30.0])
+@pytest.mark.parametrize("ragged", [False, True])
+@pytest.mark.parametrize("unsure", [30.0, 1e3, 1e4])
+def test_experts_that_know_nothing_cost_no_digits(content, ragged, unsure):
+    """float32 against float64, where a difference of sums of variances would leave none of its digits."""
+    generator = torch.Generator().manual_seed(2)
+    loc = torch.randn(6, 3, 2, dtype=torch.float64, generator=generator)
+    scale = unsure * (0.5 + torch.rand(6, 3, 2, dtype=torch.float64, generator=generator))
+    mask = torch.tensor([[1, 1, 1], [1, 0, 0], [1, 1, 0]] * 2, dtype=torch.bool) if ragged else None
+    prior = GroupNormal(0.387, 3, 2, content, mask)
+    exact, q = GroupPosterior(loc, scale, prior), GroupPosterior(loc.float(), scale.float(), prior)
+    z = exact.rsample().float().double()  # a step of float32 at 1e4 is 1e-3 of view_scale
+    for name in ("mean", "variance", "covariance"):
+        torch.testing.assert_close(getattr(q, name), getattr(exact, name).float(), rtol=1e-4, atol=1e-5 * unsure)
+    torch.testing.assert_close(q.entropy(), exact.entropy().float(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(q.log_prob(z.float()), exact.log_prob(z).float(), rtol=1e-4, atol=1e-3)
+    if content is not None or not ragged:
+        mine, reference = q.expected_log_prob(prior), exact.expected_log_prob(prior).float()
+        torch.testing.assert_close(mine, reference, rtol=1e-4, atol=1e-3)
+
+
 def test_padding_changes_nothing_and_stops_no_gradient():
     loc, scale, mask, _ = make(3, 2, 4, 2, True, None)
     mask[0, 3] = mask[1, 2] = False
