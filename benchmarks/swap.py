@@ -164,8 +164,8 @@ def foretold(rows: list[dict[str, Any]]) -> list[str]:
     """What `genssl.foretell` says of every combination today, beside what became of its cells."""
     lines = [
         "The rules of `genssl.foretell` that name a repulsion blind to scale were written after these cells, which showed that they were",
-        "lacking. The log-determinants under the posterior entropy and log p(z) have lost x here (I[x; z] 0), as their optimum need",
-        "not, and so nothing is foretold of them. I[z; z'] and I[x; z] are bounds from 256 held-out groups, in nats; kNN in %. Means over seeds.",
+        "lacking. The log-determinants under the posterior entropy and log p(z) have lost x here (I[x; z] 0), as their optimum need not:",
+        "nothing is foretold of them. I[z; z'] and I[x; z] are bounds from 256 held-out groups, in nats; kNN in %. Means over seeds.",
         "",
         "| reconstruction | entropy | prior | foretold | I[z; z'] | I[x; z] | kNN |",
         "|---|---|---|---|---|---|---|",

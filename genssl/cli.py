@@ -1,4 +1,4 @@
-"""The command `genssl`: methods, data, fit, compare; those on fitted runs are in genssl.cli_runs."""
+"""The command `genssl`: fit, compare; lists are in genssl.cli_lists, what is done with fitted runs in genssl.cli_runs."""
 
 from __future__ import annotations
 
@@ -11,17 +11,15 @@ from typing import Any
 
 import click
 
-from genssl import cli_runs
+from genssl import cli_lists, cli_runs
 from genssl._version import __version__
+from genssl.cli_lists import data_root_option
 from genssl.cli_runs import device_option, json_option, summary
 from genssl.errors import GensslError
 
 # Commands import what they need, so that --help and slips of the keyboard are answered at once.
 
 _folder = click.Path(file_okay=False)
-_data_root = click.option(
-    "--data-root", type=_folder, help="Where data sets are; default $GENSSL_DATA, else ~/.cache/genssl."
-)
 
 
 @click.group(
@@ -35,64 +33,10 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
+for _command in (cli_lists.methods, cli_lists.terms, cli_lists.data):
+    cli.add_command(_command)
 for _command in (cli_runs.evaluate, cli_runs.posterior, cli_runs.against, cli_runs.report):
     cli.add_command(_command)
-
-
-@cli.command()
-@json_option
-def methods(as_json: bool) -> None:
-    """The methods: what fills each slot of the objective, where it comes from, when it collapses."""
-    from genssl.fit.build import gallery
-
-    rows = [_describe(name, cls) for name, cls in gallery().items()]
-    if as_json:
-        click.echo(json.dumps(rows, indent=2))
-        return
-    for row in rows:
-        click.secho(row["method"], bold=True)
-        for key in ("reconstruction", "entropy", "prior", "source", "collapses"):
-            click.echo(f"  {key:<15} {row[key]}")
-
-
-def _with_kind(term: Any) -> str:
-    """A slot in words: its term, and how it enters where that is not as a term."""
-    kinds = [part.kind for _, part in term.parts if part.kind != "term"]
-    return f"{term} [{', '.join(kinds)}]" if kinds else str(term)
-
-
-def _describe(name: str, cls: Any) -> dict[str, Any]:
-    import torch
-
-    from genssl.groups import Groups
-
-    groups = Groups(torch.zeros(2, 2, 1, 8, 8), label=torch.arange(2))
-    groups.total = 60_000  # of a data set as they are: some sizes follow it
-    slots = cls.build(groups).objective.slots
-    return {
-        "method": name,
-        **{slot: _with_kind(term) for slot, term in slots.items()},
-        "source": cls.source,
-        "collapses": cls.collapses,
-    }
-
-
-@cli.command()
-@json_option
-@_data_root
-def data(as_json: bool, data_root: str | None) -> None:
-    """The data sets: which are at hand, and how to get the others."""
-    from genssl import datasets
-
-    rows = datasets.available(data_root)
-    if as_json:
-        click.echo(json.dumps(rows, indent=2))
-        return
-    for row in rows:
-        where = f"present ({row['location']})" if row["present"] else f"missing; {row['how_to_get']}"
-        settings = ", ".join(f"{key}={value}" for key, value in row["settings"].items())
-        click.echo(f"{row['name']:<15} {where}" + (f"; settings {settings}" if settings else ""))
-    click.echo("your own        FILE.npz (x, y), a folder of images by class, or path/to/file.py:function")
 
 
 @cli.command()
@@ -103,7 +47,7 @@ def data(as_json: bool, data_root: str | None) -> None:
     required=True,
     help="A name of `genssl data`, or NAME:key=value,... with its settings | FILE.npz | FOLDER | file.py:function",
 )
-@_data_root
+@data_root_option
 @click.option("--download", is_flag=True, help="Let torchvision download a missing data set into the data root.")
 @click.option("--no-verify", is_flag=True, help="Take files whose MD5 is not the published one.")
 @click.option("--views", "num_views", type=int, help="Views a group, J.")
@@ -169,14 +113,6 @@ def fit(
             err=True,
         )
         raise click.exceptions.Exit(130) from stop
-    if (
-        run.config["views"] is None
-        and run.config["num_views"] > 1
-        and run.config["data_description"]["held"] != "groups"
-    ):
-        click.echo(
-            "note: these data bring no views, so the views of a group are copies; see views= of genssl.fit", err=True
-        )
     if not run.finished:
         click.echo(f"{run.path}: step {run.step} of {run.config['steps']}, saved; go on with: {again(run.path)}")
     elif no_report or ((run.path / "report.html").exists() and (run.path / "evaluation.json").exists()):

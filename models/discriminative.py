@@ -11,6 +11,7 @@ from genssl.models.method import Method, event_shape_of, latent_dim
 from torch import Tensor, nn
 
 from genssl.distributions import at_least_float32
+from genssl.errors import SettingsError
 from genssl.groups import Groups
 from genssl.networks import default_network, make_encoder
 
@@ -84,6 +85,8 @@ class DiscriminativeMethod(Method):
         shape = event_shape_of(example, cls)
         network = default_network(shape) if network is None else network
         dim = latent_dim(dim, network)
+        if isinstance(head, int):
+            raise SettingsError(f"{cls.__name__}: head = {head}, expected widths such as ({head},), or () for none")
         widths = cls.default_head if head is None else tuple(head)
         if widths:
             widths = (*widths[:-1], widths[-1] + cls.extra_outputs)

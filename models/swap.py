@@ -60,6 +60,11 @@ def swap(
     Raises SettingsError, with nothing changed, where a part is missing or a term does not fill its slot.
     """
     given: dict[str, Any] = {"reconstruction": reconstruction, "entropy": entropy, "prior": prior}
+    for slot, term in given.items():
+        if isinstance(term, type) and issubclass(term, Term):
+            raise SettingsError(
+                f"{type(method).__name__}.swap: {slot} is the class {term.__name__}, expected a term; give {term.__name__}()"
+            )
     terms = {slot: term for slot, term in given.items() if term is not None}
     name, before = type(method).__name__, method.objective
     # What the method as written meets by itself, from whatever it was swapped to since.

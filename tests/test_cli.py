@@ -90,6 +90,48 @@ def test_version_and_module(capsys):
     assert (done.returncode, done.stdout) == (0, out)
 
 
+def test_one_method_with_its_settings(capsys):
+    status, out, _ = run(capsys, "methods", "SimCLR", "--json")
+    assert status == 0
+    (row,) = json.loads(out)
+    assert row["settings"]["temperature"] == 0.5
+    assert set(row["settings"]) == {"temperature", "dim", "network", "hidden", "head"}
+    status, out, _ = run(capsys, "methods", "BYOL")
+    assert "predictor=" not in out  # made by build: no setting
+    assert "momentum=0.99" in out
+    status, _, err = run(capsys, "methods", "simvae")
+    assert (status, err) == (2, "genssl: there is no method 'simvae'; did you mean SimVAE?\n")
+
+
+def test_terms(capsys):
+    status, out, _ = run(capsys, "terms", "--json")
+    assert status == 0
+    rows = {row["term"]: row for row in json.loads(out)}
+    assert rows["CosineAttraction"]["settings"] == {"temperature": 0.5, "target": "z"}
+    assert rows["LogLikelihood"]["needs"] == ["decoder", "model"]
+    assert "AggregateEntropy" not in rows
+    status, out, _ = run(capsys, "terms")
+    assert out.index("reconstruction\n") < out.index("  ContrastiveNormaliser:temperature=0.5") < out.index("prior\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["BYOL", "--set", "predictor=None"], "predictor is made by build"),
+        (["SimCLR", "--set", "head=64"], "expected widths such as (64,)"),
+        (["SimVAE", "--set", "hidden=64"], "expected widths such as (64, 64)"),
+        (["LDM", "--set", "reconstruction=Uniformity"], "give a term as --reconstruction TERM"),
+        (["SimVAE", "--reconstruction", "AggregateEntropy"], "there is no term 'AggregateEntropy'"),
+        (["SimVAE", "--prior", "LogPrior + Uniformity"], "terms of different slots"),
+    ],
+)
+def test_what_is_no_setting_is_told_in_one_line(capsys, arguments, said):
+    status, _, err = run(capsys, "fit", *arguments, "--data", "digits", "--limit", "50")
+    assert status == 2
+    assert said in err
+    assert err.count("\n") == 1
+
+
 def test_methods(capsys):
     status, out, err = run(capsys, "methods", "--json")
     rows = json.loads(out)

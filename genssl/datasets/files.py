@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ PARTS = ("train", "validation", "test")
 def npz(path: str | os.PathLike[str], seed: int = 0) -> Data:
     """The arrays of an .npz archive: x [N, *event] and y [N] (optional), or x_train, y_train, x_validation to y_test.
 
-    Splits that the archive lacks are drawn from x (or x_train) as `from_any` does. Other names are left alone. Objects
+    Splits that the archive lacks are drawn from x (or x_train) as `from_any` does. Other names are left alone, with a warning. Objects
     are never unpickled. Errors: DataError naming the file and what is wrong in it.
     """
     path = Path(path).expanduser()
@@ -33,6 +34,11 @@ def npz(path: str | os.PathLike[str], seed: int = 0) -> Data:
     if unknown or whole == ("x_train" in arrays) or (whole and any(f"x_{part}" in arrays for part in PARTS)):
         expected = "x and optionally y, or x_train and optionally y_train, x_validation, y_validation, x_test, y_test"
         raise DataError(f"{path}: arrays {', '.join(arrays) or 'none'}, expected {expected}; rename them")
+    if other := [key for key in arrays if not any(key in pair for pair in pairs)]:
+        warnings.warn(
+            f"{path}: {', '.join(other)} not read; for groups give file.py:function, which returns Groups.by_key(x, key)",
+            stacklevel=2,
+        )
     labelled = [("y" if whole else f"y_{part}") in arrays for part in PARTS if whole or f"x_{part}" in arrays]
     if any(labelled) != all(labelled):
         raise DataError(

@@ -30,6 +30,7 @@ from genssl.fit.run import Run, represent
 from genssl.fit.step import Stepper
 from genssl.fit.trial import check_first_step, seconds_per_step
 from genssl.foretell import foretell_of
+from genssl.groups import Groups
 
 
 def fit(
@@ -119,6 +120,17 @@ def fit(
         loaded, method = loaded.to(chosen), method.to(chosen)
         views = views if views is not None else getattr(loaded, "views", None)
         start.check_views(config, views, place)
+        if (
+            progress
+            and place is None
+            and views is None
+            and config["num_views"] > 1
+            and not isinstance(loaded.train, Groups)
+        ):
+            print(
+                "genssl: these data bring no views, so the views of a group are copies; see views= of genssl.fit",
+                file=sys.stderr,
+            )
         batches = Batches(
             loaded.train, views, config["num_views"], config["batch_size"], config["seed"], chosen, num_workers
         )

@@ -19,6 +19,7 @@ from genssl.errors import GensslError, SettingsError, did_you_mean
 from genssl.fit.randomness import generators_kept, seed_weights, stream_seed
 from genssl.groups import Groups
 from genssl.objective import Objective
+from genssl.terms import SLOTS
 
 
 def gallery() -> dict[str, type[nn.Module]]:
@@ -67,6 +68,11 @@ def _from_file(path: Path, attribute: str) -> type[nn.Module]:
     return cls
 
 
+def is_literal(parameter: inspect.Parameter) -> bool:
+    """Whether a setting can be given in words: not a module, a term, an objective."""
+    return not re.fullmatch(r"(nn\.Module|Term|Objective)( \| None)?", str(parameter.annotation))
+
+
 def _is_method(value: Any) -> TypeGuard[type[nn.Module]]:
     return isinstance(value, type) and issubclass(value, nn.Module)
 
@@ -80,6 +86,11 @@ def build(cls: Any, example: Groups, seed: int, settings: dict[str, Any]) -> nn.
     name = cls.__name__
     if not hasattr(cls, "build"):
         raise SettingsError(f"{name}: has no build(example, **settings); add it, or pass an instance to genssl.fit")
+    for slot in SLOTS:
+        if isinstance(settings.get(slot), str):
+            raise SettingsError(
+                f"{name}: {slot} = {settings[slot]!r} among the settings; give a term as --{slot} TERM, or by replace= of genssl.fit"
+            )
     with generators_kept():
         torch.manual_seed(stream_seed(seed, "build"))
         try:
@@ -90,6 +101,11 @@ def build(cls: Any, example: Groups, seed: int, settings: dict[str, Any]) -> nn.
             unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
             if unknown and unknown[1] in settings:
                 raise SettingsError(f"{name} has no setting {unknown[1]!r}; {_hint(cls, unknown[1])}") from error
+            made = re.search(r"multiple values for argument '(\w+)'", str(error))
+            if made and made[1] in settings:
+                raise SettingsError(
+                    f"{name}: {made[1]} is made by build and is no setting; construct {name} in Python to give another"
+                ) from error
             if not settings:
                 raise  # nothing that was given can be the cause: a fault of the class, best told by its traceback
             raise SettingsError(
@@ -137,8 +153,8 @@ def describe_class(method: nn.Module | type) -> dict[str, Any]:
     return {"method": cls.__name__, "file": str(path), "sha256": digest}
 
 
-def _hint(cls: type, key: str) -> str:
-    """The settings there are: keywords with a default of build and __init__, of the class and of those it extends."""
+def settings_of(cls: type) -> dict[str, Any]:
+    """What --set takes of a class, and the defaults: keywords of build and __init__, of the class and of those it extends."""
     functions = [
         vars(c)[name]
         for c in cls.__mro__
@@ -147,7 +163,16 @@ def _hint(cls: type, key: str) -> str:
         if name in vars(c)
     ]
     functions = [getattr(f, "__func__", f) for f in functions if not getattr(f, "__module__", "").startswith("torch.")]
-    known = {p.name for f in functions for p in inspect.signature(f).parameters.values() if p.default is not p.empty}
+    found: dict[str, Any] = {}
+    for function in functions:
+        for parameter in inspect.signature(function).parameters.values():
+            if parameter.default is not parameter.empty and is_literal(parameter):
+                found.setdefault(parameter.name, parameter.default)
+    return found
+
+
+def _hint(cls: type, key: str) -> str:
+    known = settings_of(cls)
     return did_you_mean(key, known, f"it has {', '.join(sorted(known)) or 'none'}")
 
 

@@ -136,8 +136,9 @@ def check_same(config: Mapping[str, Any], asked: Mapping[str, Any], folder: Path
         for name, new in value.items() if several else [(key, value)]:
             old = config[key].get(name) if several else config.get(key)
             if plain(new) != old:
+                had = f"without {name}" if several and name not in config[key] else f"with {name} = {old}"
                 raise SettingsError(
-                    f"{folder}: was started with {name} = {old}, not {plain(new)}; leave it out to go on, or give another --out"
+                    f"{folder}: was started {had}, not {plain(new)}; leave it out to go on, or give another --out"
                 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,12 +18,36 @@ from genssl.models.method import Method
 from genssl.networks import default_network, make_decoder, make_encoder, output_size
 from genssl.terms import SLOTS, Term
 
+_PLUS = re.compile(r"\+(?=\s*(?:[-\d.eE+]+\s*\*\s*)?[A-Z])")
+_WEIGHED = re.compile(r"\s*(?:([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*\*)?\s*(.*?)\s*", re.DOTALL)
+
+
+def named_terms() -> dict[str, type[Term]]:
+    """The terms that a name can mean: those of genssl.terms that fill a slot."""
+    members = {n: getattr(terms, n) for n in terms.__all__}
+    # AggregateEntropy is what three estimators have in common, and no estimator.
+    return {
+        n: c
+        for n, c in members.items()
+        if isinstance(c, type) and issubclass(c, Term) and c.slots and c is not terms.AggregateEntropy
+    }
+
 
 def parse_term(text: str) -> Term:
-    """`CosineAttraction:temperature=0.5,other=1` to a term of genssl.terms; values are Python literals."""
+    """`CosineAttraction:temperature=0.5,other=1` to a term of genssl.terms, `LogLikelihood + 0.1 * Uniformity` to a weighted sum; values
+    are Python literals."""
+    total: Term | None = None
+    for part in _PLUS.split(text):
+        weight, name = _WEIGHED.fullmatch(part).groups()  # type: ignore[union-attr]
+        term = _parse_one(name)
+        term = term if weight is None else float(weight) * term
+        total = term if total is None else total + term
+    return total  # type: ignore[return-value]
+
+
+def _parse_one(text: str) -> Term:
     name, _, rest = text.partition(":")
-    members = {n: getattr(terms, n) for n in terms.__all__}
-    known = {n: c for n, c in members.items() if isinstance(c, type) and issubclass(c, Term) and c.slots}
+    known = named_terms()
     if name not in known:
         raise SettingsError(f"there is no term {name!r}; {did_you_mean(name, known)}")
     try:
@@ -72,7 +97,7 @@ def _term(slot: str, text: str, seed: int) -> Term:
         term = parse_term(text)
         seed_weights(term, seed, prefix=f"objective.{slot}")
     if slot not in term.slots:
-        raise SettingsError(f"{type(term).__name__} fills {', '.join(term.slots)}, not the slot {slot}")
+        raise SettingsError(f"{term} fills {', '.join(term.slots)}, not the slot {slot}")
     return term
 
 

@@ -66,6 +66,8 @@ def _check(network: str, hidden: Sequence[int] | None) -> None:
     name = str(network)
     if name not in NETWORKS[:-1] and not (name.startswith("timm:") and name not in ("timm:", "timm:NAME")):
         raise SettingsError(f"there is no network {name!r}; {did_you_mean(name, NETWORKS, cutoff=0.5)}")
+    if isinstance(hidden, int):
+        raise SettingsError(f"hidden = {hidden}, expected widths such as ({hidden}, {hidden})")
     if hidden is not None and name != "mlp":
         raise SettingsError(
             f"hidden = {tuple(hidden)} is for the mlp, and the network is {name}; leave it out, or take network = 'mlp'"

@@ -23,7 +23,8 @@ X, Y = RNG.integers(0, 256, (30, 3, 4, 5), dtype=np.uint8), np.arange(30) % 3
 
 def test_npz_with_and_without_splits(tmp_path):
     np.savez(tmp_path / "whole.npz", x=X, y=Y, mean=0.5)
-    data = load(tmp_path / "whole.npz")
+    with pytest.warns(UserWarning, match="mean not read"):
+        data = load(tmp_path / "whole.npz")
     assert data.name == "whole"
     assert data.describe()["sizes"] == {"train": 24, "validation": 3, "test": 3}
     rows = sorted(x.numpy().tobytes() for _, split in data.splits() for x in split.x)

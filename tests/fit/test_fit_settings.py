@@ -173,6 +173,10 @@ def test_terms_and_settings_in_words():
             parse_setting(text)
     assert parse_term("PosteriorEntropy:analytic=('z', 'y')").analytic == {"z", "y"}
     assert parse_term("LogPrior").analytic is False
+    both = parse_term("LogLikelihood + 0.1*ContrastiveNormaliser:temperature=2e-1+-1e-3 * Uniformity:t=1.5")
+    assert [(weight, str(term)) for weight, term in both.parts] == [
+        (1.0, "LogLikelihood"), (0.1, "ContrastiveNormaliser(temperature=0.2)"), (-1e-3, "Uniformity(t=1.5, weight=1)"),
+    ]  # fmt: skip
     with pytest.raises(SettingsError):
         parse_term("LogPrior:analytic=__import__('os').getcwd()")
     method = build(SimVAE, genssl.Groups(torch.rand(2, 2, 1, 8, 8)), 0, SMALL)
