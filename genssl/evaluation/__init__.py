@@ -14,6 +14,7 @@ from genssl.evaluation.measuring import measuring
 from genssl.evaluation.neighbour_decoder import nonparametric_decoder
 from genssl.evaluation.probes import linear_probe, mlp_probe
 from genssl.evaluation.reliability import expected_calibration_error, reliability
+from genssl.evaluation.sample_quality import kernel_distance, kernel_distance_of_subsets, precision_recall
 from genssl.evaluation.shattering import shattering
 from genssl.evaluation.slots import gradient_cosine, slot_measures
 from genssl.evaluation.style import style_scores
@@ -32,6 +33,8 @@ __all__ = [
     "gradient_cosine",
     "held_out_bound",
     "importance_bound",
+    "kernel_distance",
+    "kernel_distance_of_subsets",
     "knn",
     "knn_accuracy",
     "lidar",
@@ -43,6 +46,7 @@ __all__ = [
     "mlp_probe",
     "nonparametric_decoder",
     "posterior_information",
+    "precision_recall",
     "rankme",
     "reliability",
     "retrieval",

@@ -8,9 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from genssl.datasets import ensure_torchvision
 from genssl.errors import DataError, NonFiniteError, SettingsError, ShapeError
 from genssl.evaluation import sample_quality
-from genssl.evaluation.sample_quality import kernel_distance, precision_recall
+from genssl.evaluation.sample_quality import kernel_distance, kernel_distance_of_subsets, precision_recall
 
 
 def normal(*shape, seed=0):
@@ -113,3 +114,60 @@ def test_errors():
         precision_recall(a, a, 0)
     with pytest.raises(ShapeError, match="generated has 4 rows, expected at least 6"):
         precision_recall(a, a[:4], 5)
+
+
+def test_subsets_of_all_rows_are_all_pairs_and_the_mean_has_no_bias():
+    a, b = normal(40, 3), normal(40, 3, seed=1) + 0.5
+    whole = kernel_distance_of_subsets(a, b, size=40, subsets=3)
+    assert whole.mean == pytest.approx(kernel_distance(a, b), rel=1e-9)
+    assert whole.std == pytest.approx(0, abs=1e-9)
+    found = kernel_distance_of_subsets(a, b, size=8, subsets=400)
+    assert found.mean == pytest.approx(kernel_distance(a, b), abs=3 * found.std / 20)
+    state = torch.get_rng_state()
+    assert kernel_distance_of_subsets(a, b, 8, 5, seed=1) == kernel_distance_of_subsets(a, b, 8, 5, seed=1)
+    assert kernel_distance_of_subsets(a, b, 8, 5, seed=1) != kernel_distance_of_subsets(a, b, 8, 5, seed=2)
+    assert torch.equal(torch.get_rng_state(), state)
+    with pytest.raises(SettingsError, match="size = 41, expected 2 to 40"):
+        kernel_distance_of_subsets(a, b, 41)
+    with pytest.raises(SettingsError, match="size = 1, expected"):
+        kernel_distance_of_subsets(a, b, 1)
+    with pytest.raises(SettingsError, match="subsets = 0"):
+        kernel_distance_of_subsets(a, b, 8, 0)
+    with pytest.raises(ShapeError, match="kernel_distance_of_subsets: b has 2 features"):
+        kernel_distance_of_subsets(a, b[:, :2], 8)
+
+
+@pytest.mark.filterwarnings("ignore:Metric .Kernel Inception Distance:UserWarning")
+def test_agrees_with_torchmetrics():
+    ensure_torchvision()
+    metrics = pytest.importorskip("torchmetrics.image.kid", reason="torchmetrics is not installed")
+
+    class Flat(torch.nn.Module):
+        num_features = 12
+
+        def forward(self, x):
+            return x.flatten(1)
+
+    a, b = torch.rand(60, 3, 2, 2).double(), torch.rand(60, 3, 2, 2).double() ** 2
+    for degree in (1, 3):
+        metric = metrics.KernelInceptionDistance(feature=Flat(), subsets=2, subset_size=60, degree=degree)
+        metric.update(a, real=True)
+        metric.update(b, real=False)
+        mean, std = metric.compute()
+        assert kernel_distance(a.flatten(1), b.flatten(1), degree) == pytest.approx(float(mean), rel=1e-5)
+        assert float(std) == pytest.approx(0, abs=1e-6)
+    metric = metrics.KernelInceptionDistance(feature=Flat(), subsets=300, subset_size=20)
+    metric.update(a, real=True)
+    metric.update(b, real=False)
+    mean, std = metric.compute()
+    ours = kernel_distance_of_subsets(a.flatten(1), b.flatten(1), 20, 300)
+    assert ours.mean == pytest.approx(float(mean), abs=4 * ours.std * (2 / 300) ** 0.5)
+    assert ours.std == pytest.approx(float(std), rel=0.25)
+
+
+def test_far_from_the_origin_and_in_tiny_units_nothing_changes():
+    real, made = normal(60, 3), 2 * normal(60, 3, seed=1)
+    expected = precision_recall(real, made)
+    assert 0 < expected.precision < 1
+    assert precision_recall(real + 1e5, made + 1e5) == expected
+    assert precision_recall(1e-100 * real, 1e-100 * made) == expected
