@@ -3,6 +3,7 @@
 from genssl.evaluation.bound import held_out_bound
 from genssl.evaluation.clustering import clustering_scores
 from genssl.evaluation.components import maximum_likelihood_scales, variance_components
+from genssl.evaluation.disentanglement import dci, mutual_information_gap
 from genssl.evaluation.evaluate import CORE, evaluate
 from genssl.evaluation.frechet import frechet_distance
 from genssl.evaluation.geometry import alpha_req, effective_rank, eigenspectrum, lidar, rankme
@@ -24,6 +25,7 @@ __all__ = [
     "CORE",
     "alpha_req",
     "clustering_scores",
+    "dci",
     "effective_rank",
     "effective_sample_size",
     "eigenspectrum",
@@ -44,6 +46,7 @@ __all__ = [
     "maximum_likelihood_scales",
     "measuring",
     "mlp_probe",
+    "mutual_information_gap",
     "nonparametric_decoder",
     "posterior_information",
     "precision_recall",

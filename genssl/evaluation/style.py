@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -30,7 +30,7 @@ class StyleScores(NamedTuple):
     left_out: dict[str, str]
 
 
-class _Targets(NamedTuple):
+class Target(NamedTuple):
     """What is regressed for one factor in each split [N, M]: its values, its (cos, sin), or its classes one-hot."""
 
     name: str
@@ -85,10 +85,10 @@ def style_scores(
     targets, left_out = [], {}
     for column, (name, kind) in enumerate(zip(names, kinds, strict=True)):
         values = [style[:, column] for style in styles]
-        if reason := _unfit(values):
+        if reason := unfit(dict(zip(SPLITS, values, strict=True))):
             left_out[name] = reason
         else:
-            targets.append(_targets(name, kind, values))
+            targets.append(target_of(name, kind, values))
     numbers = [target for target in targets if target.kind != "categorical"]
     linear = _chosen(numbers, _ridge(points, numbers))
     kernel = _kernel(points, targets, kernel_points)
@@ -116,9 +116,9 @@ def angular_error(truth: Tensor, predicted: Tensor) -> float:
     return float(torch.atan2(turn.sin(), turn.cos()).abs().mean())
 
 
-def _unfit(values: Sequence[Tensor]) -> str:
-    """Why a factor cannot be scored, or nothing."""
-    for split, value in zip(SPLITS, values, strict=True):
+def unfit(values: Mapping[str, Tensor]) -> str:
+    """Why a factor with these values [N] in each split cannot be scored, or nothing."""
+    for split, value in values.items():
         if not bool(torch.isfinite(value).all()):
             return f"not known for {int((~torch.isfinite(value)).sum())} of {len(value)} {split} rows"
         if bool((value == value[0]).all()):
@@ -126,16 +126,17 @@ def _unfit(values: Sequence[Tensor]) -> str:
     return ""
 
 
-def _targets(name: str, kind: str, values: list[Tensor]) -> _Targets:
+def target_of(name: str, kind: str, values: list[Tensor]) -> Target:
+    """Of values [N] in each split, training first, whose classes are those that are known."""
     if kind == "categorical":
         classes = torch.unique(values[0])
-        return _Targets(name, kind, [(value[:, None] == classes).to(value) for value in values])
+        return Target(name, kind, [(value[:, None] == classes).to(value) for value in values])
     if kind == "circular":
-        return _Targets(name, kind, [torch.stack([value.cos(), value.sin()], 1) for value in values])
-    return _Targets(name, kind, [value[:, None] for value in values])
+        return Target(name, kind, [torch.stack([value.cos(), value.sin()], 1) for value in values])
+    return Target(name, kind, [value[:, None] for value in values])
 
 
-def _ridge(points: list[Tensor], targets: list[_Targets]) -> Iterator[Predicted]:
+def _ridge(points: list[Tensor], targets: list[Target]) -> Iterator[Predicted]:
     """All penalties and factors from one eigendecomposition of the covariance of z."""
     truth = torch.cat([target.parts[0] for target in targets], 1)
     mean, size = truth.mean(0), len(truth)
@@ -147,7 +148,7 @@ def _ridge(points: list[Tensor], targets: list[_Targets]) -> Iterator[Predicted]
         yield {"l2": penalty}, validation @ weight + mean, test @ weight + mean
 
 
-def _kernel(points: list[Tensor], targets: list[_Targets], limit: int) -> dict[str, dict[str, float]]:
+def _kernel(points: list[Tensor], targets: list[Target], limit: int) -> dict[str, dict[str, float]]:
     """The whole grid on few points, then on all of them the settings that were the best for some factor."""
     found = _chosen(targets, _kernel_ridge(points, targets, min(limit, SEARCH_POINTS), grid()))
     if min(limit, len(points[0])) > SEARCH_POINTS:
@@ -157,7 +158,7 @@ def _kernel(points: list[Tensor], targets: list[_Targets], limit: int) -> dict[s
 
 
 def _kernel_ridge(
-    points: list[Tensor], targets: list[_Targets], limit: int, settings: Iterable[Setting]
+    points: list[Tensor], targets: list[Target], limit: int, settings: Iterable[Setting]
 ) -> Iterator[Predicted]:
     rows = spaced(len(points[0]), limit).to(points[0].device)
     truth = torch.cat([target.parts[0][rows] for target in targets], 1)
@@ -165,7 +166,7 @@ def _kernel_ridge(
         yield setting, on_validation, on_test
 
 
-def _chosen(targets: list[_Targets], tried: Iterable[Predicted]) -> dict[str, dict[str, float]]:
+def _chosen(targets: list[Target], tried: Iterable[Predicted]) -> dict[str, dict[str, float]]:
     """For each factor the first of the best on validation; the test figures choose nothing."""
     if not targets:
         return {}
