@@ -29,7 +29,7 @@ def evaluate(run: Any, parts: Collection[str] | None = None, progress: bool = Tr
                         posterior means. What is chosen (k, penalty, learning rate, epoch) is chosen on validation; test_best is
                         the same choice made on test, as the paper reports it, and optimistic. ece: calibration of the probe
         style           {items, views}: how well known factors of style are predicted, R2 or, for categories, accuracy (`item_style`,
-                        `view_style`)
+                        `view_style`); axes: whether single coordinates of z stand for them, DCI and MIG (`axes_of`)
         random_encoder  both of the method with fresh weights: what the architecture gives before any learning
         after_head      content and geometry where the terms compare, for a method with a head
         low_label       the linear probe from 1, 5 and 10 labels a class (`low_label_probe`)
@@ -38,7 +38,8 @@ def evaluate(run: Any, parts: Collection[str] | None = None, progress: bool = Tr
         identity        retrieval of an item from a fresh view of it, and what else tells items apart (`identity_figures`)
         generation      mse: of decode(mean of q(z|x)) per pixel on clean test images in [0, 1]; adhoc: of a decoder that is fitted to
                         frozen representations, for a method without one (`adhoc_decoder`); bound: held-out ELBO and importance-weighted
-                        bound under a proper p(y) (`held_out_bound`); frechet: distances in named features (`generation_figures`)
+                        bound under a proper p(y) (`held_out_bound`); frechet: distances, precision and recall in named
+                        features (`generation_figures`)
         certainty       {risk, coverage, weights, calibration}: whether the unsure are wrong, predictive intervals hold, importance
                         weights can be trusted, posteriors are right of the model's own data (`genssl.posterior.certainty`)
         protocol        sizes, seed and rules

@@ -71,11 +71,12 @@ class Classifier(nn.Module):
     """A small classifier. forward gives its penultimate layer before the ReLU, features [N, F] of items [N, *event].
 
     Images pass three convolutions of stride 2 (16, 32, 64 channels, BatchNorm, ReLU), other events, standardised, a
-    layer of 256. `scale` makes the total variance of the features of its training items 1, so that a distance of 1 is
-    what all of that spread is worth.
+    layer of 256. `centre` and `scale` make the mean of the features of its training items 0 and their total variance 1,
+    so that a distance of 1 is what all of that spread is worth.
     """
 
     classes: Tensor
+    centre: Tensor
     scale: Tensor
 
     def __init__(self, event_shape: Sequence[int], classes: Tensor, num_features: int = FEATURES) -> None:
@@ -86,11 +87,12 @@ class Classifier(nn.Module):
         self.body = nn.Sequential(*body, nn.Linear(size, num_features))
         self.head = nn.Sequential(nn.ReLU(), nn.Linear(num_features, len(classes)))
         self.register_buffer("classes", classes)
+        self.register_buffer("centre", torch.zeros(num_features))
         self.register_buffer("scale", torch.ones(()))
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, F] features of x [N, *event] (floats, or uint8 read as v / 255)."""
-        return self.scale * self.body(as_floats(x))
+        return self.scale * (self.body(as_floats(x)) - self.centre)
 
     def classify(self, x: Tensor) -> Tensor:
         """[N] the likeliest label of each item."""
@@ -170,7 +172,9 @@ def _fit(network: Classifier, x: Tensor, target: Tensor, seed: int) -> None:
         optimizer.step()
         schedule.step()
     network.eval().requires_grad_(False)
-    variance = float(torch.cat([network(part) for part in x.split(1024)]).double().var(0).sum())
+    features = torch.cat([network(part) for part in x.split(1024)]).double()
+    variance = float(features.var(0).sum())
+    network.centre.copy_(features.mean(0))
     network.scale.fill_(1 / math.sqrt(variance) if variance > 0 else 1.0)
 
 

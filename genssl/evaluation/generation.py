@@ -28,6 +28,7 @@ from genssl.evaluation.generated import (
     traversals,
 )
 from genssl.evaluation.items import batches, count, several_modalities
+from genssl.evaluation.sample_quality import kernel_distance, precision_recall
 
 __all__ = [
     "Generated",
@@ -57,10 +58,15 @@ def generation_figures(
         samples          test items against `class_samples`, with as many of each class as training has
         unconditional    test items against `samples`
         reference        test items against training items: what as many real items reach, the floor of the others
+        kernel           of the same four sets their `kernel_distance`: of independent items without bias from N; of classes
+                         in fixed shares, as here, below 0 by about c / N where the distance is small
+        precision        their `precision_recall`, k = 3: the share of each set that lies where test items do,
+        recall           and the share of test items that lie where the set does
         law              what z was drawn from
 
-    In units of the total variance of the features of training items (`frechet_distance`, `classifier_features`): a
-    generator of one image only has about 1 or more. The classifier is seeded by 0 whatever the run's seed, one ruler
+    Frechet distances are in units of the total variance of the features of training items (`frechet_distance`,
+    `classifier_features`): a generator of one image only has about 1 or more. For the kernel each feature has
+    variance 1 on average, and mean 0, over training items. The classifier is seeded by 0 whatever the run's seed, one ruler
     for all runs on the same training items (`features` takes one that was fitted before). It is shown training labels
     only, and nothing is chosen on test. What tells none of its classes apart it hardly sees.
 
@@ -96,11 +102,17 @@ def generation_figures(
             for name, rows in drawn.items()
         }
         sets["reference"] = torch.cat([features(x.to(real.device)) for x, _ in batches(train, number)])
+        unit = FEATURES**0.5  # in which the variance of a feature is 1 on average
+        kernel = {name: kernel_distance(unit * real, unit * found) for name, found in sets.items()}
+        covered = {name: precision_recall(real, found) for name, found in sets.items()}
         return {
             "features": f"{FEATURES} of a small classifier of {features.trained_on} training items: no FID",
             "accuracy": accuracy,
             "items": number,
             **{name: frechet_distance(real, found) for name, found in sets.items()},
+            "kernel": kernel,
+            "precision": {name: found.precision for name, found in covered.items()},
+            "recall": {name: found.recall for name, found in covered.items()},
             "law": f"Gaussians (samples: of each class) of {len(z)} training representations, not the model's prior",
         }
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from genssl.evaluation.disentanglement import POINTS, dci, mutual_information_gap
 from genssl.evaluation.fresh_views import fresh_groups, no_groups
 from genssl.evaluation.inputs import SPLITS
 from genssl.evaluation.items import batches, count, spaced
+from genssl.evaluation.maybe import finite
 from genssl.evaluation.measuring import measuring
-from genssl.evaluation.style import KERNEL_POINTS, Part, style_scores
+from genssl.evaluation.style import KERNEL_POINTS, Part, style_scores, unfit
 from genssl.fit.precision import networks_in
 from genssl.groups import Groups
 
@@ -24,7 +27,8 @@ Vectors = dict[str, Part]
 def item_style(run: Any) -> dict[str, Any] | str:
     """Scores of the style factors that the data give for each clean item, from z; or why there are none.
 
-    {points, z: {FACTOR: figures of style_scores, with kind}, left_out}.
+    {points, z: {FACTOR: figures of style_scores, with kind}, left_out, axes}, where axes (`axes_of`) is there for two factors and
+    two dimensions at least.
     """
     with measuring(run.method):
         return _items(run)
@@ -33,7 +37,7 @@ def item_style(run: Any) -> dict[str, Any] | str:
 def view_style(run: Any) -> dict[str, Any] | str:
     """Scores of the parameters of views (natural groups: their style), from groups of fresh views; or why there are none.
 
-    {num_views, points, SOURCE: {FACTOR: figures of style_scores}, left_out}, where SOURCE is
+    {num_views, points, SOURCE: {FACTOR: figures of style_scores}, left_out, axes (of z)}, where SOURCE is
 
         z         the representation of every view
         content   the mean of the method's q(y | x_1..x_J), or zbar, the mean of z over the group, where the method has none
@@ -126,4 +130,33 @@ def _scored(parts: dict[str, Vectors], names: Any, kinds: Any) -> dict[str, Any]
             figures[source], left_out = style_scores(train, validation, test, kinds, names, KERNEL_POINTS)
             if source == "z":
                 figures["left_out"] = left_out
+                if axes := axes_of(train, test, kinds, names):
+                    figures["axes"] = axes
     return figures
+
+
+def axes_of(train: Part, test: Part, kinds: Sequence[str], names: Sequence[str]) -> dict[str, Any] | None:
+    """Whether coordinates of z stand for factors; None of fewer than two coordinates, or factors that vary in these rows.
+
+    {points, disentanglement, completeness, informativeness, mig, factors: {FACTOR: {completeness, informativeness, mig}}}: `dci`,
+    and `mutual_information_gap` of the training rows that its forests see. The seed is one for all runs: trees are no part of them.
+    """
+    rows = spaced(len(train[0]), POINTS)
+    z, style = (part[rows.to(part.device)] for part in train)
+    kept = [i for i in range(len(names)) if not unfit({"train": style[:, i], "test": test[1][:, i]})]
+    if len(kept) < 2 or z.shape[1] < 2:
+        return None
+    style, chosen = style[:, kept], [kinds[i] for i in kept]
+    scores = dci((z, style), (test[0], test[1][:, kept]), chosen)
+    gap = mutual_information_gap(z, style, chosen)
+    return {
+        "points": len(z),
+        "disentanglement": finite(scores.disentanglement),
+        "completeness": finite(scores.completeness),
+        "informativeness": finite(scores.informativeness),
+        "mig": finite(gap.gap),
+        "factors": {
+            names[i]: {"completeness": finite(own), "informativeness": finite(r2), "mig": finite(apart)}
+            for i, own, r2, apart in zip(kept, scores.by_factor, scores.r2, gap.by_factor, strict=True)
+        },
+    }

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 from genssl.report.markup import head, note, number, percent, row, table, text
+from genssl.report.style_tables import style
 
 PROBES = {"knn": "k nearest neighbours", "linear": "linear probe", "mlp": "MLP probe"}
 
-STYLE = (
-    "R2 of known factors of style predicted from z (accuracy where % stands): 1 is all of a factor, and a z that is content "
-    "alone gives no more than content tells, 0 where the two are independent; linearly, and by a kernel, which sees fewer "
-    "points but also finds style that no linear map does. Of groups of J views, content is the mean and residual is z less "
-    "the mean of z: style that is a linear part of z gives 1/J and 1 - 1/J there."
+OTHERS = {"kernel": "kernel distance", "precision": "precision", "recall": "recall"}
+OTHERS_NOTE = (
+    " Precision: the share of the set that lies where test items do, recall: the share of test items that lie where the set does, "
+    "within the distance to a third neighbour; neither sees in which proportions."
 )
 
 Evaluation = dict[str, Any]
@@ -77,45 +77,6 @@ def _clusters(evaluation: Evaluation) -> str:
         "A mixture of Gaussians fitted to z without labels, the best of several starts. Accuracy under the best assignment of clusters to "
         "classes, found on the scored items themselves; NMI and ARI need none."
     )
-
-
-def style(evaluation: Evaluation) -> str:
-    """A table for the style of the items and one for that of the views; nothing where it was not looked for."""
-    random = (evaluation.get("random_encoder") or {}).get("style") or {}
-    notes, out, tables = _notes(evaluation), "", False
-    for name, found in (evaluation.get("style") or {}).items():
-        if not found:
-            out += f"<p>No style of {text(name)}: {text(notes.get(f'style.{name}') or 'not measured')}.</p>"
-            continue
-        parts = {"z": found.get("z"), "random encoder": (random.get(name) or {}).get("z")}
-        groups = {part: found[part] for part in ("content", "residual") if part in found}
-        out += _style_table(name, parts, groups) if found.get("z") else ""
-        out += "".join(f"<p>{text(factor)}: {text(why)}.</p>" for factor, why in (found.get("left_out") or {}).items())
-        tables = tables or bool(found.get("z"))
-    return out + (note(STYLE) if tables else "")
-
-
-def _style_table(name: str, parts: dict[str, Any], groups: dict[str, Any]) -> str:
-    """One row a factor: z and the random encoder by both predictors, content and residual of groups by the linear one."""
-    columns = [(part, how) for part in parts for how in ("linear", "kernel")] + [(part, "linear") for part in groups]
-    heads = head(f"style of {name}, on test", numbers=[f"{part}, {how}" for part, how in columns])
-    found, rows = parts | groups, ""
-    for factor, values in parts["z"].items():
-        cells = "".join(_predicted((found[part] or {}).get(factor), how) for part, how in columns)
-        rows += f'<tr><th scope="row">{_factor(factor, values)}</th>{cells}</tr>'
-    return table(heads, rows)
-
-
-def _factor(name: str, values: dict[str, Any]) -> str:
-    majority = values.get("majority")
-    return text(name) + ("" if majority is None else f" <small>(most frequent: {majority:.1%})</small>")
-
-
-def _predicted(values: Any, how: str) -> str:
-    """R2, or for categories the accuracy as a percentage."""
-    if not isinstance(values, dict) or how not in values:
-        return number(None)
-    return number(values[how]["test"], ".1%" if values.get("kind") == "categorical" else ".2f")
 
 
 def geometry(evaluation: Evaluation) -> str:
@@ -232,10 +193,17 @@ def _frechet(found: Any) -> str:
         "unconditional": "samples without a class",
         "reference": "training items (the floor)",
     }
-    rows = "".join(row(name, number(found[key], ".3f")) for key, name in names.items() if key in found)
-    return table(head("distance to test items", numbers=["Frechet"]), rows) + note(
-        f"Frechet distance, {text(found.get('items'))} items each, in features: {text(found.get('features'))}. It is not "
-        "comparable with FID."
+    others = {key: form for key, form in (("kernel", ".3f"), ("precision", ".1%"), ("recall", ".1%")) if found.get(key)}
+    rows = "".join(
+        row(name, number(found[key], ".3f"), *(number(found[other].get(key), form) for other, form in others.items()))
+        for key, name in names.items()
+        if key in found
+    )
+    heads = head("against test items", numbers=["Frechet distance", *(OTHERS[other] for other in others)])
+    return table(heads, rows) + note(
+        f"{text(found.get('items'))} items each, in features: {text(found.get('features'))}. A Frechet distance here is not "
+        "comparable with FID, nor a kernel distance (unbiased, so that it may be below 0) with KID."
+        + (OTHERS_NOTE if "precision" in others else "")
     )
 
 

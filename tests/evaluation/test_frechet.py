@@ -147,6 +147,7 @@ def test_features_of_a_classifier_that_has_learned(monkeypatch):
     found = network(train.x)
     assert found.shape == (400, 64)
     assert float(found.double().var(0).sum()) == pytest.approx(1, rel=1e-5)
+    assert float(found.double().mean(0).abs().max()) < 1e-6
     torch.testing.assert_close(network(test.x[:7]), network(test.x)[:7])  # of no batch
 
 

@@ -31,6 +31,7 @@ from genssl.evaluation.generation import (
     samples,
     traversals,
 )
+from genssl.evaluation.sample_quality import kernel_distance, precision_recall
 from genssl.groups import Groups
 
 
@@ -368,6 +369,19 @@ def test_figures_are_those_of_a_naive_computation(tmp_path):
     with torch.no_grad():
         expected = frechet_distance(real, network(run.method.decode(torch.cat(drawn))))
     assert figures["samples"] == pytest.approx(expected, rel=1e-3)
+    unit = 64**0.5
+    assert figures["kernel"]["reference"] == pytest.approx(
+        kernel_distance(unit * real, unit * network(spread)), abs=1e-4
+    )
+    with torch.no_grad():
+        assert figures["kernel"]["reconstructions"] == pytest.approx(
+            kernel_distance(unit * real, unit * network(decoded)), rel=1e-3
+        )
+        covered = precision_recall(real, network(decoded))
+    assert figures["precision"]["reconstructions"] == pytest.approx(covered.precision, abs=0.02)
+    assert figures["recall"]["reconstructions"] == pytest.approx(covered.recall, abs=0.02)
+    sets = ["reconstructions", "samples", "unconditional", "reference"]
+    assert all(list(figures[name]) == sets for name in ("kernel", "precision", "recall"))
     assert json.loads(json.dumps(figures)) == figures
     assert "small classifier of 300 training items: no FID" in figures["features"]
     assert "not the model's prior" in figures["law"]
@@ -383,6 +397,11 @@ def test_figures_see_what_is_lost_and_which_law_fits(tmp_path):
     assert perfect["accuracy"] > 0.95
     assert perfect["samples"] < 0.01
     assert perfect["unconditional"] > 10 * perfect["samples"]  # one Gaussian over three clusters
+    assert perfect["precision"]["reconstructions"] == perfect["recall"]["reconstructions"] == 1
+    assert perfect["precision"]["unconditional"] < perfect["precision"]["samples"] - 0.2
+    assert perfect["recall"]["samples"] > 0.8
+    # The classes of both sets have fixed shares, which takes the kernel distance below 0 at few items.
+    assert -0.2 < perfect["kernel"]["samples"] < 0.02 < perfect["kernel"]["unconditional"]
 
     class Constant(Plain):
         def decode(self, z):
@@ -393,6 +412,8 @@ def test_figures_see_what_is_lost_and_which_law_fits(tmp_path):
         collapsed["samples"] == pytest.approx(collapsed["reconstructions"]) == pytest.approx(collapsed["unconditional"])
     )
     assert collapsed["samples"] > 0.8
+    assert collapsed["recall"]["samples"] < 0.02
+    assert collapsed["kernel"]["samples"] > 10 * perfect["kernel"]["unconditional"]
     assert collapsed["reference"] == perfect["reference"]
 
 
@@ -404,8 +425,11 @@ def test_labels_of_test_choose_nothing_and_the_ruler_is_one_for_all_seeds(tmp_pa
     assert without.pop("accuracy") is None
     assert without == {name: value for name, value in figures.items() if name != "accuracy"}
     other = generation_figures(plain_run(tmp_path, seed=4))
-    same = {name for name in figures if figures[name] == other[name]}
-    assert same == set(figures) - {"samples", "unconditional"}
+    assert {name for name in figures if figures[name] == other[name]} == set(figures) - {
+        "samples", "unconditional", "kernel", "precision", "recall"
+    }  # fmt: skip
+    for name in ("kernel", "precision", "recall"):
+        assert figures[name]["reference"] == other[name]["reference"]
 
 
 def test_all_sets_have_as_many_items_and_a_network_may_be_given(tmp_path, monkeypatch):

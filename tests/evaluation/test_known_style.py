@@ -15,7 +15,7 @@ import genssl
 from genssl.datasets.data import Data
 from genssl.datasets.items import Items
 from genssl.datasets.sprites import sprites
-from genssl.evaluation import evaluate, known_style
+from genssl.evaluation import disentanglement, evaluate, known_style
 from genssl.evaluation.known_style import item_style, view_style
 from genssl.groups import Groups
 from genssl.views import Identity
@@ -122,9 +122,44 @@ def test_style_of_the_items_is_read_off_their_z(tmp_path, monkeypatch):
     most = float(splits["train"].style[torch.arange(200) * 2, 1].mean()) > 0.5
     assert items["z"]["sign"]["majority"] == pytest.approx(share if most else 1 - share)
     assert items["left_out"] == {"still": "the same in all train rows"}
-    assert set(items) == {"points", "z", "left_out"}
+    assert set(items) == {"points", "z", "left_out", "axes"}
     assert figures["views"] is None
     assert notes == {"style.views": "the views come without style"}
+
+
+def square(seed, number):
+    """Two factors that are z, one that varies in training alone, and one that does not vary."""
+    x = torch.rand(number, 2, generator=torch.Generator().manual_seed(seed))
+    rare = (torch.arange(number) == 1) & (number == SIZES["train"])
+    style = torch.stack([-x[:, 1], 5 * x[:, 0], rare.float(), torch.zeros(number)], 1)
+    return Items(x, None, style, ("up", "right", "rare", "still"), ("continuous",) * 4)
+
+
+def test_axes_tell_whether_coordinates_stand_for_factors(tmp_path, monkeypatch):
+    class Turn(See):
+        def encode(self, x):
+            return Point((x - 0.5) @ torch.tensor([[1.0, -1.0], [1.0, 1.0]]))
+
+    splits = {name: square(seed, number) for seed, (name, number) in enumerate(SIZES.items())}
+    plain, turned = (style_figures(run_of(tmp_path, None, method=m(), **splits))[0]["items"] for m in (See, Turn))
+    assert plain["axes"]["disentanglement"] > 0.97
+    assert plain["axes"]["mig"] > 0.8  # of 400 rows in 20 bins
+    assert turned["axes"]["disentanglement"] < 0.3
+    assert turned["axes"]["mig"] < 0.15
+    assert turned["axes"]["informativeness"] > 0.9
+    assert turned["z"]["up"]["linear"]["test"] == pytest.approx(1, abs=1e-6)
+    assert set(plain["axes"]["factors"]) == {"up", "right"}
+    assert all(set(one) == {"completeness", "informativeness", "mig"} for one in plain["axes"]["factors"].values())
+    assert json.loads(json.dumps(plain)) == plain
+    parts = [(splits[name].x, splits[name].style[:, :2]) for name in ("train", "test")]
+    scores = disentanglement.dci(*parts, ("continuous",) * 2)
+    gap = disentanglement.mutual_information_gap(*parts[0], ("continuous",) * 2)
+    assert plain["axes"]["points"] == 400
+    assert plain["axes"]["disentanglement"] == scores.disentanglement
+    assert plain["axes"]["factors"]["right"]["mig"] == float(gap.by_factor[1])
+    assert plain["axes"]["mig"] == gap.gap
+    monkeypatch.setattr(known_style, "POINTS", 100)
+    assert style_figures(run_of(tmp_path, None, **splits))[0]["items"]["axes"]["points"] == 100
 
 
 def natural(seed, number, style=True, singles=()):
@@ -298,5 +333,6 @@ def test_sprites_have_style_of_items_and_of_views(tmp_path, quick):
     style = run.evaluate(["style"])["style"]
     names = {"position_x", "position_y", "scale", "orientation", "brightness"}
     assert set(style["items"]["z"]) == set(style["views"]["z"]) == set(style["views"]["residual"]) == names
+    assert set(style["items"]["axes"]["factors"]) == set(style["views"]["axes"]["factors"]) == names
     assert style["items"]["points"] == {"train": 240, "validation": 30, "test": 30}
     assert style["views"]["points"] == {"train": 480, "validation": 60, "test": 60}

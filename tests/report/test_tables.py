@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from genssl.report.tables import content, generation, geometry, identity, results
+from genssl.report.tables import content, generation, geometry, identity, results, style
 
 PROBE = {"validation": 0.9, "test": 0.812, "test_best": 0.834, "ece": 0.031}
 CONTENT = dict.fromkeys(("knn", "linear", "mlp"), PROBE)
@@ -70,8 +70,32 @@ def test_identity_and_generation():
     for part in parts:
         assert part in text
     assert "samples without a class" not in text
+    assert "recall" not in text  # of an evaluation that was written before
+    others = {
+        "kernel": {"samples": -0.0004, "reference": 0.0312},
+        "precision": {"samples": 0.612},
+        "recall": {"samples": 0.443},
+    }
+    text = words(generation({"generation": {"mse": 1.0, "frechet": frechet | others}}))
+    assert "samples of each class 0.500 -0.000 61.2% 44.3%" in text
+    assert "training items (the floor) 0.010 0.031 - -" in text
+    assert "against test items Frechet distance kernel distance precision recall" in text
     proper = bound | {"content_prior": {"fitted": False, "scale": None}, "bits_per_dimension": None}
     assert "flat" not in words(generation({"generation": {"mse": 1.0, "bound": proper}}))
+
+
+def test_axes_of_z_stand_beside_those_of_the_random_encoder():
+    factors = {"hue": {"completeness": 0.411, "informativeness": 0.872, "mig": 0.023}}
+    axes = {"disentanglement": 0.512, "completeness": 0.471, "informativeness": 0.93, "mig": 0.144, "factors": factors}
+    score = {"kind": "circular", "linear": {"test": 0.7}}
+    found = {"items": None, "views": {"z": {"hue": score}, "left_out": {}, "axes": axes}}
+    random = {"style": {"views": {"z": {}, "axes": axes | {"disentanglement": 0.123}}}}
+    text = words(style({"style": found, "random_encoder": random}))
+    assert "coordinates of z and style of views disentanglement completeness R2, forest MIG" in text
+    assert "z 0.51 0.47 0.93 0.14 random encoder 0.12 0.47 0.93 0.14 hue - 0.41 0.87 0.02" in text
+    assert "a rotation of z moves them and loses nothing" in text
+    without = words(style({"style": {"views": {"z": {"hue": score}}}}))
+    assert "MIG" not in without
 
 
 def test_an_evaluation_of_nulls_is_short():
