@@ -66,12 +66,12 @@ def dci(train: Part, test: Part, kinds: Sequence[str], seed: int = 0, points: in
     least 10, every coordinate considered at every split. Of the paper's two regressors the lasso is faster (0.1 s), but
     on representations of sprites its penalty decided the figures (D from 0.5 to 0.9), it is blind to what is not
     linear, and a factor that nothing predicts keeps one weight or none, which reads as complete; in a forest it counts
-    for all coordinates alike. Gradient boosting, as in public code, took two to four times as long for the same.
-    Time of one core: about 0.2 s a factor at D = 10, 1 s at 64.
+    for all coordinates alike. Gradient boosting, as in public code, took two to three times as long for the same.
+    Time of one core, of 5000 rows: about 0.1 s a factor at D = 10, 0.4 s at 64.
 
     Loose: splits are greedy, so that of many mixed coordinates the best takes nearly all importance: 5 factors turned
-    into 64 dimensions at random have D about 0.85, into 5 dimensions about 0.45 (1 unturned): compare figures of one D,
-    and with a random encoder. Factors that depend on each other lower D. A law of z that no rotation changes, as
+    at random within 5 dimensions have D of 0.3 to 0.5, into 64 about 0.9 (1 unturned): compare figures of one D, and
+    with a random encoder. Factors that depend on each other lower D. A law of z that no rotation changes, as
     SimVAE's prior, gives no reason for axes to mean anything. Not comparable with figures of another regressor.
 
     At most `points` training rows, evenly spaced. The same figures for the same seed; torch's generators are left alone.
