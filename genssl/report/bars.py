@@ -12,10 +12,22 @@ from torch import Tensor
 
 from genssl.report.figures import plain
 
+MANY = 12  # names, from which on bars and gaps are thinner
 
-def grouped(names: Sequence[str], values: Mapping[str, Sequence[float | None]], unit: str) -> Figure:
-    """A group of horizontal bars for each of `names`, a bar a key of values, labelled; None leaves its place empty, below 0 is 0."""
-    height = 0.16 * len(names) * len(values) + 0.28 * len(names) + 0.9
+
+def grouped(
+    names: Sequence[str],
+    values: Mapping[str, Sequence[float | None]],
+    unit: str,
+    marks: Sequence[float | None] = (),
+    mark: str = "",
+) -> Figure:
+    """A group of horizontal bars for each of `names`, a bar a key of values, labelled; None leaves its place empty, below 0 is 0.
+
+    marks: for each name a value that all its bars are to be held against, drawn as a line across them; mark: what it is.
+    """
+    bar, gap = (0.16, 0.28) if len(names) <= MANY else (0.11, 0.14)
+    height = len(names) * (bar * len(values) + gap) + 0.9
     figure = Figure(figsize=(5.6, max(1.8, height)), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -28,14 +40,19 @@ def grouped(names: Sequence[str], values: Mapping[str, Sequence[float | None]], 
         for place, value in zip(places, row, strict=True):
             if value is not None:
                 axes.text(max(0.0, value) + 0.008, place, f"{value:.2f}", va="center", fontsize=6)
+    lines = [(place, value) for place, value in zip(at, marks, strict=False) if value is not None]
+    if lines:
+        places, ends = np.array(lines).T
+        axes.vlines(ends, places - 0.45, places + 0.45, colors="black", linewidth=1.0, label=plain(mark))
     axes.set_yticks(at, [plain(str(name)) for name in names], fontsize=8)
-    axes.invert_yaxis()
+    axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_xlim(0, 1.08)
     axes.set_xlabel(unit)
     axes.spines[["top", "right"]].set_visible(False)
-    if len(values) > 1:
+    labels = [*values, *([mark] if lines else [])]
+    if len(labels) > 1:
         figure.legend(
-            loc="outside lower center", frameon=False, fontsize=8, ncols=2 if max(map(len, values)) > 24 else 3
+            loc="outside lower center", frameon=False, fontsize=8, ncols=2 if max(map(len, labels)) > 24 else 3
         )
     return figure
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ def comparison(
     drawings = {
         "reconstructions_side_by_side": reconstructions(names, looks),
         "accuracy_bars": accuracy(names, known),
+        "attribute_bars": attributes(names, known),
         "style_bars": style(names, known),
         "accuracy_against_setting": against_setting([run.config for run in runs], known),
     }
@@ -109,10 +111,32 @@ def accuracy(names: Sequence[str], evaluations: Sequence[Mapping[str, Any]]) -> 
     )
 
 
+def attributes(names: Sequence[str], evaluations: Sequence[Mapping[str, Any]]) -> Drawing | None:
+    """Known categories of the items (CelebA's attributes) from z, a bar a run, against the most frequent class; their mean first.
+
+    The paper's figure (Bizeul et al. 2024, Fig. 5), there by an MLP probe.
+    """
+    tables = [_factors(found, "items", categories=True) for found in evaluations]
+    factors = list(dict.fromkeys(factor for found in tables for factor in found))
+    values = {name: [_best(found.get(factor)) for factor in factors] for name, found in zip(names, tables, strict=True)}
+    marks = [_majority(tables, factor) for factor in factors]
+    shown = [row for row in [*values.values(), marks] if any(value is not None for value in row)]
+    common = [i for i in range(len(factors)) if all(row[i] is not None for row in shown)]
+    caption = (
+        "Accuracy on test of known categories of the items, predicted from z; linearly or by a kernel, whichever was better on "
+        "validation. The black line is the share of the class that is most frequent in training, which takes no z. One seed a run, "
+        "so no intervals."
+    )
+    if len(common) > 1:
+        values = {name: [_mean(row, common), *row] for name, row in values.items()}
+        factors, marks = [f"mean of {len(common)}", *factors], [_mean(marks, common), *marks]
+    return _bars("Attributes of items", factors, values, "accuracy", caption, marks)
+
+
 def style(names: Sequence[str], evaluations: Sequence[Mapping[str, Any]]) -> Drawing | None:
-    """Known factors of style from z by the better of the two predictors on validation, a bar a run."""
+    """Known factors of style from z by the better of the two predictors on validation, a bar a run; categories of items stand apart."""
     for of in ("items", "views"):
-        tables = [((found.get("style") or {}).get(of) or {}).get("z") or {} for found in evaluations]
+        tables = [_factors(found, of, categories=None if of == "views" else False) for found in evaluations]
         factors = list(dict.fromkeys(factor for found in tables for factor in found))
         if factors:
             values = {
@@ -123,8 +147,29 @@ def style(names: Sequence[str], evaluations: Sequence[Mapping[str, Any]]) -> Dra
                 f"R2 (for categories the accuracy) of known style of {of}, predicted from z on test; linearly or by a kernel, "
                 "whichever was better on validation. Below 0 is drawn as 0."
             )
-            return _bars(f"Style of {of}", factors, values, "R2 or accuracy", caption)
+            marks = [_majority(tables, factor) for factor in factors]
+            return _bars(f"Style of {of}", factors, values, "R2 or accuracy", caption, marks)
     return None
+
+
+def _factors(evaluation: Mapping[str, Any], of: str, categories: bool | None) -> dict[str, Any]:
+    """The figures of each factor of z: of categories alone, of all others, or (None) of both."""
+    found = ((evaluation.get("style") or {}).get(of) or {}).get("z") or {}
+    kept = {factor: values for factor, values in found.items() if isinstance(values, dict)}
+    if categories is None:
+        return kept
+    return {name: values for name, values in kept.items() if (values.get("kind") == "categorical") == categories}
+
+
+def _majority(tables: Sequence[Mapping[str, Any]], factor: str) -> float | None:
+    """The share of the most frequent class, where the runs that tell one agree (they have the same items)."""
+    told = {found[factor].get("majority") for found in tables if factor in found} - {None}
+    return told.pop() if len(told) == 1 else None
+
+
+def _mean(row: Sequence[float | None], common: Sequence[int]) -> float | None:
+    known = [value for value in (row[i] for i in common) if value is not None]
+    return fmean(known) if known else None
 
 
 def against_setting(configs: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[str, Any]]) -> Drawing | None:
@@ -150,11 +195,16 @@ def against_setting(configs: Sequence[Mapping[str, Any]], evaluations: Sequence[
 
 
 def _bars(
-    title: str, names: Sequence[str], values: Mapping[str, list[float | None]], unit: str, caption: str
+    title: str,
+    names: Sequence[str],
+    values: Mapping[str, list[float | None]],
+    unit: str,
+    caption: str,
+    marks: Sequence[float | None] = (),
 ) -> Drawing | None:
     if not any(value is not None for row_ in values.values() for value in row_):
         return None
-    return Drawing(title, caption, bars.grouped(names, values, unit))
+    return Drawing(title, caption, bars.grouped(names, values, unit, marks, "most frequent class"))
 
 
 def _test(values: Any) -> float | None:

@@ -7,7 +7,7 @@ import torch
 
 from genssl.report import bars
 from genssl.report.looking import Look
-from genssl.report.side_by_side import accuracy, against_setting, reconstructions, style, unlike
+from genssl.report.side_by_side import accuracy, against_setting, attributes, reconstructions, style, unlike
 
 
 def config(method="SimVAE", **settings):
@@ -70,6 +70,41 @@ def test_style_takes_the_predictor_that_was_better_on_validation():
     assert style(["a"], [{}]) is None
 
 
+def category(test, majority=0.6):
+    return {"kind": "categorical", "majority": majority, "linear": {"validation": test, "test": test}}
+
+
+def items(**factors):
+    return {"style": {"items": {"z": factors}, "views": None}}
+
+
+def test_attributes_stand_apart_with_their_mean_and_the_most_frequent_class():
+    pose = {"kind": "continuous", "linear": {"test": 0.3}}
+    found = [items(Male=category(0.9), Young=category(0.7, 0.8), pose=pose), items(Male=category(0.5), pose=pose), {}]
+    drawing = attributes(["a", "b", "c"], found)
+    (axes,) = drawing.figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["Male", "Young"]  # one in common has no mean
+    assert widths(drawing.figure) == [0.9, 0.7, 0.5, 0, 0, 0]
+    (lines,) = axes.collections
+    assert [segment[0, 0] for segment in lines.get_segments()] == pytest.approx([0.6, 0.8])
+    assert widths(style(["a", "b", "c"], found).figure) == [0.3, 0.3, 0]  # the pose alone
+    found[1] = items(Male=category(0.5), Young=category(0.4, 0.8))
+    drawing = attributes(["a", "b", "c"], found)
+    assert [label.get_text() for label in drawing.figure.axes[0].get_yticklabels()] == ["mean of 2", "Male", "Young"]
+    assert widths(drawing.figure) == [0.8, 0.9, 0.7, 0.45, 0.5, 0.4, 0, 0, 0]
+    assert drawing.figure.axes[0].collections[0].get_segments()[0][0, 0] == pytest.approx(0.7)
+    other = [items(Male=category(0.9)), items(Male=category(0.5, 0.7))]  # other items: no line for both
+    assert not attributes(["a", "b"], other).figure.axes[0].collections
+    assert attributes(["a"], [items(pose=pose)]) is None
+    assert attributes(["a"], [{}]) is None
+
+
+def test_categories_of_views_stay_with_their_style():
+    views = {"style": {"items": None, "views": {"z": {"flip": category(0.8), "crop": {"linear": {"test": 0.2}}}}}}
+    assert widths(style(["a"], [views]).figure) == [0.8, 0.2]
+    assert attributes(["a"], [views]) is None
+
+
 def test_accuracy_against_the_one_setting_that_differs():
     configs = [config(likelihood_scale=s) for s in (0.1, 0.1, 1.0)]
     found = [content(0.5), content(0.6), content(0.7)]
@@ -89,3 +124,10 @@ def test_bars_stop_at_zero_and_tell_their_value():
     figure = bars.grouped(["x"], {"a": [-0.5], "b": [None], "$c$": [1.0]}, "R2")
     assert widths(figure) == [0, 0, 1]
     assert sorted(text.get_text() for text in figure.axes[0].texts) == ["-0.50", "1.00"]
+
+
+def test_many_names_are_set_closer():
+    few, many = (bars.grouped([str(i) for i in range(n)], {"a": [0.5] * n, "b": [0.4] * n}, "R2") for n in (12, 40))
+    assert many.get_figheight() < 40 / 12 * few.get_figheight()
+    low, high = many.axes[0].get_ylim()
+    assert (low, high) == (39.6, -0.6)  # no empty margin
