@@ -5,12 +5,13 @@ from typing import Any
 from genssl import terms
 from genssl._version import __version__
 from genssl.compare import compare
+from genssl.export import export
 from genssl.fit.api import fit
 from genssl.fit.run import Run, load
 from genssl.groups import Groups
 from genssl.objective import Objective
 
-__all__ = ["Groups", "Objective", "Representation", "Run", "__version__", "compare", "fit", "load", "terms"]
+__all__ = ["Groups", "Objective", "Representation", "Run", "__version__", "compare", "export", "fit", "load", "terms"]
 
 
 def __getattr__(name: str) -> Any:

@@ -35,7 +35,7 @@ def cli(context: click.Context) -> None:
 
 for _command in (cli_lists.methods, cli_lists.terms, cli_lists.data):
     cli.add_command(_command)
-for _command in (cli_runs.evaluate, cli_runs.posterior, cli_runs.against, cli_runs.report):
+for _command in (cli_runs.evaluate, cli_runs.posterior, cli_runs.against, cli_runs.report, cli_runs.export):
     cli.add_command(_command)
 
 

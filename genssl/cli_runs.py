@@ -1,4 +1,4 @@
-"""Commands on fitted runs: evaluate, posterior, against, report; and the options that commands share."""
+"""Commands on fitted runs: evaluate, posterior, against, report, export; and the options that commands share."""
 
 from __future__ import annotations
 
@@ -139,3 +139,23 @@ def report(runs: tuple[str, ...], method: str | None, data: str | None, out: str
         out = "report.html"  # RUN/report.html is about that run alone
     page = write([one(folder) for folder in runs], None if out is None else Path(out))
     click.echo(f"report: {page}")
+
+
+@click.command()
+@click.argument("run", type=click.Path())
+@method_option
+@data_option
+@click.option("--format", type=click.Choice(["onnx", "pt2", "safetensors"]), help="Default: what --out ends in.")
+@click.option("--out", type=click.Path(), help="The file, which must not exist yet; default RUN/export.FORMAT.")
+@click.option("--uint8", is_flag=True, help="x is uint8 images, read as v / 255; default floats in [0, 1].")
+def export(run: str, method: str | None, data: str | None, format: str | None, out: str | None, uint8: bool) -> None:
+    """Write what the finished RUN has learnt to a file that needs no genssl to be used.
+
+    onnx (pip install 'genssl[onnx]') and pt2 (torch.export) hold the representation, x [N, *event] -> z [N, D]; safetensors holds
+    parameters and buffers.
+    """
+    from genssl.export import export as write
+    from genssl.fit.run import load
+
+    loaded = load(run, method=method, data=data, device="cpu")
+    click.echo(f"export: {write(loaded, out, format, uint8=uint8)}")

@@ -67,7 +67,7 @@ def finished(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "command",
-    [[], ["methods"], ["data"], ["fit"], ["evaluate"], ["against"], ["report"]],
+    [[], ["methods"], ["data"], ["fit"], ["evaluate"], ["against"], ["report"], ["export"]],
     ids=lambda command: " ".join(command),
 )
 def test_help(command, capsys):
