@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from genssl import terms
+from genssl import callbacks, terms
 from genssl._version import __version__
 from genssl.compare import compare
 from genssl.export import export
@@ -11,7 +11,19 @@ from genssl.fit.run import Run, load
 from genssl.groups import Groups
 from genssl.objective import Objective
 
-__all__ = ["Groups", "Objective", "Representation", "Run", "__version__", "compare", "export", "fit", "load", "terms"]
+__all__ = [
+    "Groups",
+    "Objective",
+    "Representation",
+    "Run",
+    "__version__",
+    "callbacks",
+    "compare",
+    "export",
+    "fit",
+    "load",
+    "terms",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -82,12 +82,20 @@ for _command in (cli_runs.evaluate, cli_runs.posterior, cli_runs.against, cli_ru
 @click.option(
     "--resume", is_flag=True, help="Go on with the run in the folder; larger --epochs or --max-seconds lengthen it."
 )
+@click.option(
+    "--tensorboard",
+    is_flag=False,
+    flag_value="",
+    metavar="[DIR]",
+    help="Write TensorBoard's files; default OUT/tensorboard.",
+)
 @click.option("--no-report", is_flag=True, help="Neither evaluate nor write the report at the end.")
 def fit(
     method: str, data_name: str, no_verify: bool, pairs: tuple[str, ...], reconstruction: str | None, entropy: str | None,
-    prior: str | None, no_report: bool, **options: Any,
+    prior: str | None, tensorboard: str | None, no_report: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Fit METHOD (a name of `genssl methods`, or path/to/file.py:Class), then evaluate it and write the report."""
+    from genssl.callbacks import TensorBoard
     from genssl.fit.api import fit as fit_run
     from genssl.fit.longer import how_ended
     from genssl.fit.loop import Interrupted
@@ -101,11 +109,19 @@ def fit(
         rest = ["--no-report"] * no_report + ["--num-workers", str(options["num_workers"])] * (
             options["num_workers"] > 0
         )
+        if tensorboard is not None:
+            rest += ["--tensorboard", *[tensorboard] * bool(tensorboard)]
         return shlex.join(["genssl", "fit", method, "--data", data_name, "--resume", "--out", str(folder), *rest])
 
     try:
         run = fit_run(
-            method, data_name, settings=settings or None, verify=not no_verify, replace=replace or None, **options
+            method,
+            data_name,
+            settings=settings or None,
+            verify=not no_verify,
+            replace=replace or None,
+            callbacks=[] if tensorboard is None else [TensorBoard(tensorboard or None)],
+            **options,
         )
     except Interrupted as stop:
         click.echo(

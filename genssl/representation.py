@@ -26,6 +26,7 @@ from genssl.errors import SettingsError, ShapeError
 from genssl.fit.api import fit
 from genssl.fit.build import build, find_class
 from genssl.fit.config import check, defaults, is_whole
+from genssl.fit.metrics import Line
 from genssl.fit.run import Run
 from genssl.fit.slots import apply_slots
 from genssl.fit.temporary import free_folder, remove_own, temporary_folder
@@ -101,7 +102,7 @@ class Representation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         random_state: Any = 0,
         validation: Any = None,
         out: str | os.PathLike[str] | None = None,
-        callbacks: Sequence[Callable[[dict[str, Any]], None]] = (),
+        callbacks: Sequence[Callable[[Line], None]] = (),
         measure: bool | Sequence[int] = False,
         progress: bool = False,
     ) -> None:

@@ -22,6 +22,7 @@ from genssl.fit.config import check, describe_callable, resolve_device
 from genssl.fit.follow import Follow
 from genssl.fit.looks import Looks
 from genssl.fit.loop import restore, run_steps, state_of
+from genssl.fit.metrics import Line
 from genssl.fit.optimiser import make_optimiser
 from genssl.fit.precision import fastest, networks_in
 from genssl.fit.randomness import generators_kept, threads_kept
@@ -53,7 +54,7 @@ def fit(
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     validation: Any = None,
-    callbacks: Sequence[Callable[[dict[str, Any]], None]] = (),
+    callbacks: Sequence[Callable[[Line], None]] = (),
     max_steps: int | None = None,
     limit: int | None = None,
     num_workers: int = 0,
@@ -84,7 +85,8 @@ def fit(
     max_steps    stop THIS call at that step, with a checkpoint;  limit: use at most so many items of every split
     measure      True: every slot is measured on held-out groups at the last step and its halves (measures.jsonl, genssl.evaluation.slots),
                  False: never, or the steps; changes no bit of the run
-    callbacks    called with every line of metrics (a dict); measuring there changes no bit of the run
+    callbacks    called with every line of metrics, a dict with attributes folder and measures (genssl.fit.metrics.Line), and closed at the
+                 end where they have `close`; such as genssl.callbacks.TensorBoard(). Measuring there changes no bit of the run
 
     Stopping: Ctrl-C saves and raises KeyboardInterrupt. Numbers that are not finite raise NonFiniteError, which names term and site;
     the last good checkpoint stays. Resuming is exact to the bit on the same machine type, versions and threads.

@@ -55,9 +55,11 @@ class Looks:
         """Drop what a killed run wrote after the checkpoint that it goes on from."""
         keep_until(self.path, first)
 
-    def take(self, step: int) -> None:
-        """Look, and write the line of this step."""
-        append(self.path, {"step": step, "split": self.split, **self._measure()})
+    def take(self, step: int) -> dict[str, Any]:
+        """Look, write the line of this step, and return it."""
+        line = {"step": step, "split": self.split, **self._measure()}
+        append(self.path, line)
+        return line
 
     def seconds(self) -> float:
         """What the looks of a whole run take, about."""

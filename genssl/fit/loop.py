@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from genssl.errors import CheckpointError, NonFiniteError
 from genssl.fit import checkpoint
 from genssl.fit.follow import Follow
 from genssl.fit.looks import Looks
-from genssl.fit.metrics import Metrics
+from genssl.fit.metrics import Line, Metrics
 from genssl.fit.progress import Progress
 from genssl.fit.step import Stepper
 from genssl.objective_module import ObjectiveModule
@@ -79,7 +79,7 @@ def run_steps(
     state: Callable[[], dict[str, Any]],
     follow: Follow,
     looks: Looks,
-    callbacks: Sequence[Callable[[dict[str, Any]], None]] = (),
+    callbacks: Sequence[Callable[[Line], None]] = (),
     progress: bool = True,
 ) -> None:
     """Take the steps first..last-1. Saves at the end, now and then, and before KeyboardInterrupt."""
@@ -87,11 +87,12 @@ def run_steps(
     looks.start(first)
     metrics, shown = Metrics(folder / "metrics.jsonl", first), Progress(first, total, progress)
     saved_at, since, since_step = time.monotonic(), time.perf_counter(), first
+    looked: list[dict[str, Any]] = []  # since the last line
 
     def save(step: int) -> None:
         checkpoint.save(saves, step, state())
 
-    with _interruptible() as interrupted, _kept_is_told(folder):
+    with _interruptible() as interrupted, _kept_is_told(folder), _closed_at_the_end(callbacks):
         try:
             for before, groups in batches.run(first, last):
                 stepper(before, groups)
@@ -102,7 +103,7 @@ def run_steps(
                 if step in looks.steps:  # before the checkpoint of this step, so that none is lost
                     began = time.perf_counter()
                     stepper.check()
-                    looks.take(step)
+                    looked.append(looks.take(step))
                     since += time.perf_counter() - began
                 epoch, ends = -(-step // batches.steps_per_epoch), step % batches.steps_per_epoch == 0
                 if step % LOG_EVERY == 0 or ends or step == last:
@@ -113,7 +114,8 @@ def run_steps(
                     line = metrics.write(step, epoch, speed, knn=knn)
                     shown.line(line, last=step == last)
                     for callback in callbacks:
-                        callback(line)
+                        callback(Line(line, folder, looked))
+                    looked.clear()
                     stepper.module.train()  # whatever a callback left it in
                     if step == last or time.monotonic() - saved_at > SAVE_EVERY:
                         save(step)
@@ -125,6 +127,14 @@ def run_steps(
                     raise Interrupted(folder, step)
         finally:
             shown.close()
+
+
+@contextmanager
+def _closed_at_the_end(callbacks: Sequence[Any]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for callback in callbacks:
+            stack.callback(getattr(callback, "close", lambda: None))
+        yield
 
 
 @contextmanager

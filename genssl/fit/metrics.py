@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,18 @@ from genssl.files import DiskError, write_bytes
 from genssl.objective import Terms
 
 SLOTS = ("reconstruction", "entropy", "prior", "elbo", "objective")
+
+
+class Line(dict[str, Any]):
+    """A line of metrics as a callback gets it: a dict of its own, equal to the line in metrics.jsonl, and beside it
+
+    folder     the run's
+    measures   the lines of measures.jsonl that were written since the line before
+    """
+
+    def __init__(self, line: Mapping[str, Any], folder: Path, measures: Iterable[dict[str, Any]] = ()) -> None:
+        super().__init__(line)
+        self.folder, self.measures = folder, tuple(measures)
 
 
 class Metrics:
