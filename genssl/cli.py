@@ -14,7 +14,7 @@ import click
 from genssl import cli_lists, cli_runs
 from genssl._version import __version__
 from genssl.cli_lists import data_root_option
-from genssl.cli_runs import device_option, json_option, summary
+from genssl.cli_runs import device_option, json_option, printable, summary
 from genssl.errors import GensslError
 
 # Commands import what they need, so that --help and slips of the keyboard are answered at once.
@@ -202,7 +202,7 @@ def compare(runs: tuple[str, ...], grid: str | None, out: str | None, as_json: b
 
         click.echo(json.dumps(plain(found.as_dict()), indent=2))
         return
-    click.echo(str(found))
+    click.echo(printable(str(found)))
     if found.out is not None:
         click.echo(f"page: {found.out / 'index.html'}")
 
@@ -236,11 +236,11 @@ def exit_status(run: Callable[[], Any]) -> int:
 
 
 def _fail(message: str) -> int:
-    click.echo(f"genssl: {' '.join(message.split())}", err=True)
+    click.echo(printable(f"genssl: {' '.join(message.split())}"), err=True)
     return 2
 
 
 def _show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:
     """One line, without the place in the program for the library's own warnings."""
     where = "" if category is UserWarning else f" ({category.__name__}, {filename}:{lineno})"
-    click.echo(f"genssl: warning: {' '.join(str(message).split())}{where}", err=True)
+    click.echo(printable(f"genssl: warning: {' '.join(str(message).split())}{where}"), err=True)

@@ -19,6 +19,11 @@ device_option = click.option("--device", default="auto", show_default=True, help
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
+def printable(text: str) -> str:
+    """Text for a terminal: control characters, by which a name out of a file could move the cursor or hide a line, as escapes."""
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else repr(letter)[1:-1] for letter in text)
+
+
 def summary(run: Any, figures: dict[str, Any]) -> str:
     """What was fitted and what it is worth, in a few lines."""
     lines = [
@@ -32,13 +37,15 @@ def summary(run: Any, figures: dict[str, Any]) -> str:
         )
     content, random = figures.get("content"), (figures.get("random_encoder") or {}).get("content") or {}
     if not content:
-        return "\n".join([*lines, f"test accuracy    none: {(figures.get('notes') or {}).get('content', 'no labels')}"])
+        return printable(
+            "\n".join([*lines, f"test accuracy    none: {(figures.get('notes') or {}).get('content', 'no labels')}"])
+        )
     lines.append(f"{'test accuracy':<17}{'fitted':>7}{'random encoder':>17}")
     for probe, values in content.items():
         lines.append(
             f"  {probe:<15}{values['test']:>7.3f}" + (f"{random[probe]['test']:>17.3f}" if probe in random else "")
         )
-    return "\n".join(lines)
+    return printable("\n".join(lines))
 
 
 def _on_run(command: Callable[..., None]) -> Callable[..., None]:

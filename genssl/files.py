@@ -9,6 +9,7 @@ import json
 import math
 import numbers
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,7 +75,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file; is {path.parent} a run folder?") from error
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: damaged ({error}); restore it, or start again with another --out") from error
 
 
@@ -87,12 +88,22 @@ def write_tensors(path: Path, value: Any) -> None:
 
 
 def read_tensors(path: Path) -> Any:
-    """What `write_tensors` wrote, on the CPU; CheckpointError if one bit differs."""
+    """What `write_tensors` wrote, on the CPU; CheckpointError if one bit differs, or if it is anything but tensors and plain containers.
+
+    A checksum tells accidents from files, not friends from strangers: whoever forges a file forges its checksum too.
+    """
     with open(path, "rb") as file:
         digest, data = file.read(32), file.read()
     if hashlib.sha256(data).digest() != digest:
         raise CheckpointError(f"{path}: damaged (its checksum does not match); restore it")
-    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    try:
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch's own words recommend to load it all the same
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"asks for {named[1]}" if named else "cannot be read"
+        raise CheckpointError(
+            f"{path}: {what}, expected tensors and plain containers alone; nothing in it was run, and it should not be trusted"
+        ) from error
 
 
 def plain(value: Any) -> Any:

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from genssl.datasets.arrays import as_tensor
 from genssl.datasets.data import Data
 from genssl.datasets.items import Items, Stream
+from genssl.datasets.pictures import read_image
 from genssl.datasets.root import check_published, data_root, download_into, not_found
 from genssl.errors import DataError, SettingsError
 
@@ -114,12 +115,7 @@ class Faces(Dataset):
         from PIL import Image
 
         path = self.paths[index]
-        try:
-            with Image.open(path) as file:
-                image = file.convert("RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            reason = " ".join(str(error).split())
-            raise DataError(f"{path}: the image cannot be read ({reason}); unpack {IMAGES}.zip again") from error
+        image = read_image(path, f"unpack {IMAGES}.zip again").convert("RGB")
         if self.crop is not None:
             left, top = round((image.width - self.crop) / 2), round((image.height - self.crop) / 2)
             if min(left, top) < 0:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from genssl.datasets.data import Data, Split, as_split, from_any
+from genssl.datasets.pictures import read_image
 from genssl.datasets.torchvision_shim import ensure_torchvision
 from genssl.errors import DataError, GensslError, SettingsError
 
@@ -159,14 +160,7 @@ class _Loader:
     def __call__(self, path: str) -> Any:
         from PIL import Image
 
-        try:
-            with Image.open(path) as file:
-                if file.mode.startswith(("I", "F")):  # converting would clip
-                    raise ValueError(f"mode {file.mode!r}, expected 8 bits a channel")
-                image = file.convert("L" if file.mode in ("1", "L", "LA") else "RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            reason = " ".join(str(error).split())
-            raise DataError(f"{path}: the image cannot be read ({reason}); replace or delete it") from error
+        image = read_image(path, "replace or delete it")
         if self.resize is not None:
             image = image.resize(self.resize[::-1], Image.Resampling.BICUBIC)
         seen = (image.height, image.width)

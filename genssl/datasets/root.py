@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tarfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +29,29 @@ def download_into(root: Path, dataset: str, **settings: Any) -> None:
     from torchvision import datasets
 
     try:
-        getattr(datasets, dataset)(str(root), download=True, **settings)
+        with _contained():
+            getattr(datasets, dataset)(str(root), download=True, **settings)
     except Exception as error:  # beside RuntimeError and OSError those of torchvision's helper for Google Drive
         reason = " ".join(str(error).split())
         remedy = "check network and permissions, or copy the files there"
         raise DataError(f"{dataset}: download to {root} failed ({reason}); {remedy}") from error
+
+
+@contextmanager
+def _contained() -> Iterator[None]:
+    """No tar archive that is unpacked meanwhile writes outside its folder: the filter that Python 3.14 has by default (PEP 706).
+
+    torchvision unpacks archives of the published MD5 alone, and zipfile contains its members by itself.
+    """
+    if not hasattr(tarfile, "data_filter"):  # Python 3.11.3 and before
+        yield
+        return
+    before = vars(tarfile.TarFile)["extraction_filter"]
+    tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        tarfile.TarFile.extraction_filter = before
 
 
 def not_found(name: str, files: list[str], folder: Path, needs: str = "") -> DataError:

@@ -53,7 +53,7 @@ class Cache:
         try:
             kept = json.loads((self.folder / f"{stage}.json").read_text())
             return kept["figures"] if kept["key"] == self.key(stage) else None
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
     def write(self, stage: str, figures: Any, seconds: float) -> Any:

@@ -36,13 +36,13 @@ def kept_decoder(run: Any, cache: Cache) -> Decoder | None:
         return None
     try:
         found = read_tensors(_path(run))
-    except (GensslError, OSError):
+        if found["key"] != cache.key(STAGE):
+            return None
+        state = found["state"]
+        decoder = new_decoder(torch.zeros(2, len(state["0.mean"])), tuple(run.data.event_shape))
+        decoder.load_state_dict(state)
+    except (GensslError, OSError, KeyError, TypeError, AttributeError, RuntimeError):
         return None
-    if found.get("key") != cache.key(STAGE):
-        return None
-    state = found["state"]
-    decoder = new_decoder(torch.zeros(2, len(state["0.mean"])), tuple(run.data.event_shape))
-    decoder.load_state_dict(state)
     return decoder.to(run.device).eval(), figures
 
 

@@ -25,19 +25,24 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
 
 
 def load(folder: Path) -> dict[str, Any] | None:
-    """The newest state that is whole; None if there is none at all; CheckpointError if all are damaged."""
+    """The newest state that is whole, with a warning about those after it; None if there is none at all; CheckpointError if all are
+    damaged.
+    """
     damaged: list[str] = []
     for path in reversed(steps(folder)):
         try:
-            return read_tensors(path)
-        except Exception as error:  # a torn file can fail anywhere in the reader
-            damaged.append(path.name)
-            warnings.warn(
-                f"{path}: damaged ({' '.join(str(error).split())}); using the checkpoint before it", stacklevel=2
-            )
+            state = read_tensors(path)
+            if not isinstance(state, dict) or state.get("step") != step_of(path):
+                raise CheckpointError(f"{path}: damaged (it is not the state of step {step_of(path)}); restore it")
+        except (CheckpointError, OSError) as error:
+            damaged.append(" ".join(str(error).split()))
+            continue
+        for reason in damaged:
+            warnings.warn(f"{reason}; using the checkpoint before it", stacklevel=2)
+        return state
     if damaged:
         raise CheckpointError(
-            f"{folder}: every checkpoint is damaged ({', '.join(damaged)}); start again with another --out"
+            f"{folder}: every checkpoint is damaged ({'; '.join(damaged)}); start again with another --out"
         )
     return None
 

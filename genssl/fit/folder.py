@@ -13,10 +13,13 @@ from genssl.errors import CheckpointError
 from genssl.files import is_empty, make_folder, read_json, sweep
 
 RUNS = Path("runs")
-NEEDED = (
-    "method", "data", "settings", "replaced", "seed", "num_views", "epochs", "batch_size", "lr", "optimizer", "schedule", "clip",
-    "precision", "device", "threads", "versions", "steps", "event_shape", "data_description",
-)  # fmt: skip
+NONE, NUMBER = type(None), (int, float)
+NEEDED: dict[str, Any] = {
+    "method": str, "data": (str, NONE), "settings": dict, "replaced": dict, "seed": int, "num_views": int, "epochs": int,
+    "batch_size": int, "lr": NUMBER, "optimizer": str, "schedule": str, "clip": (*NUMBER, NONE), "precision": str, "device": str,
+    "threads": int, "versions": dict, "steps": int, "event_shape": list, "data_description": dict,
+}  # fmt: skip
+"""What config.json holds at least, and of which kind: a run folder may come from anywhere."""
 
 
 def check_free(out: str | os.PathLike[str] | None) -> None:
@@ -81,6 +84,11 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{folder / 'config.json'}: is not the config of a run (it lacks {missing[0]!r}); restore it"
         )
+    for key, kind in NEEDED.items():
+        if not isinstance(config[key], kind):
+            raise CheckpointError(
+                f"{folder / 'config.json'}: is not the config of a run (its {key} is {config[key]!r:.60}); restore it"
+            )
     return config
 
 

@@ -48,23 +48,23 @@ def restore(
     state: dict[str, Any], method: nn.Module, module: ObjectiveModule, optimiser: torch.optim.Optimizer, folder: Path
 ) -> int:
     """Put a state back; the step it was taken at."""
-    load_weights(method, state["method"], folder)
+    load_weights(method, state.get("method"), folder)
     try:
         optimiser.load_state_dict(state["optimizer"])
         if "objective" in state:
             module.objective.load_state_dict(state["objective"])
-    except (ValueError, KeyError, RuntimeError) as error:
+    except (ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{folder}: its optimiser state does not fit ({' '.join(str(error).split())}); was the class changed?"
         ) from error
     return state["step"]
 
 
-def load_weights(method: nn.Module, weights: dict[str, Any], folder: Path) -> None:
+def load_weights(method: nn.Module, weights: Any, folder: Path) -> None:
     """method.load_state_dict, or an error that names the run."""
     try:
         method.load_state_dict(weights)
-    except (RuntimeError, AttributeError) as error:
+    except (RuntimeError, AttributeError, TypeError, ValueError, KeyError) as error:
         message = " ".join(str(error).split())
         raise CheckpointError(
             f"{folder}: its weights do not fit {type(method).__name__} ({message:.300}); was the class changed?"

@@ -19,7 +19,7 @@ from genssl.errors import CheckpointError, DataError, SettingsError, ShapeError
 from genssl.evaluation import evaluate, measuring
 from genssl.fit import checkpoint, metrics
 from genssl.fit.batches import first_groups
-from genssl.fit.build import build, check_method, describe_class, find_class, is_own
+from genssl.fit.build import build, check_method, describe_class, find_class, gallery_class, is_own
 from genssl.fit.config import describe_callable, resolve_device
 from genssl.fit.folder import read_config
 from genssl.fit.loop import load_weights
@@ -163,7 +163,7 @@ def load(path: str | os.PathLike[str], method: Any = None, data: Any = None, dev
     check_class(config, method, path)
     loaded = None if data is None else load_data(config, path, data)
     instance = method if isinstance(method, nn.Module) else build_from(config, method, path, loaded)
-    load_weights(instance, state["method"], path)
+    load_weights(instance, state.get("method"), path)
     return Run(path, config, instance.to(chosen).eval(), None if loaded is None else loaded.to(chosen))
 
 
@@ -178,7 +178,7 @@ def _given_or_gallery(config: dict[str, Any], method: Any, path: Path) -> Any:
             else f"an instance of {config['method']}"
         )
         raise SettingsError(f"{path}: was fitted with {what}; pass it: method=, or --method file.py:Class")
-    return find_class(config["method"])
+    return gallery_class(config["method"])
 
 
 def build_from(config: dict[str, Any], cls: Any, path: Path, data: Any = None) -> nn.Module:

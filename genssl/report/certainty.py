@@ -130,5 +130,5 @@ def _against(found: dict[str, Any]) -> str:
     absent = "".join(f" No {name.replace('_', ' ')}: {why}." for name, why in (found.get("absent") or {}).items())
     return table(head(f"strangeness of {found['data']} against the run's own data", numbers=["AUROC"]), rows) + note(
         f"{found['groups'][0]} and {found['groups'][1]} groups of {found['views']} views, standard error at most "
-        f"{found['standard_error']:.2f}. 1/2 tells nothing; 1 tells every pair apart." + text(told + absent)
+        f"{found['standard_error']:.2f}. 1/2 tells nothing; 1 tells every pair apart." + told + absent
     )

@@ -61,7 +61,7 @@ def code(value: Any) -> str:
 
 
 def note(sentence: str) -> str:
-    return f"<p><small>{sentence}</small></p>"
+    return f"<p><small>{text(sentence)}</small></p>"
 
 
 def picture(folder: Path | None, name: str, drawing: Drawing) -> str:

@@ -201,7 +201,7 @@ def _frechet(found: Any) -> str:
     )
     heads = head("against test items", numbers=["Frechet distance", *(OTHERS[other] for other in others)])
     return table(heads, rows) + note(
-        f"{text(found.get('items'))} items each, in features: {text(found.get('features'))}. A Frechet distance here is not "
+        f"{found.get('items')} items each, in features: {found.get('features')}. A Frechet distance here is not "
         "comparable with FID, nor a kernel distance (unbiased, so that it may be below 0) with KID."
         + (OTHERS_NOTE if "precision" in others else "")
     )

@@ -293,10 +293,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(tmp_path):
     assert same(state(run), state(whole))
     for file in checkpoint.steps(tmp_path / "run" / "checkpoint"):
         file.write_bytes(file.read_bytes()[:100])
-    with (
-        pytest.warns(UserWarning, match="damaged"),
-        pytest.raises(CheckpointError, match="every checkpoint is damaged"),
-    ):
+    with pytest.raises(CheckpointError, match="every checkpoint is damaged"):
         fit(tmp_path / "run", resume=True)
 
 
@@ -310,7 +307,7 @@ def test_a_checkpoint_runs_no_code(tmp_path):
     from genssl.files import write_tensors
 
     write_tensors(file, {"step": 1, "method": Trap()})
-    with pytest.warns(UserWarning, match="damaged"), pytest.raises(CheckpointError):
+    with pytest.raises(CheckpointError, match=r"asks for posix\.mkdir, expected tensors"):
         genssl.load(run.path)
     assert not (tmp_path / "trapped").exists()
 
