@@ -21,6 +21,7 @@ class Column(NamedTuple):
 
 MAIN = (
     Column("content.knn", "knn %", "percent"),
+    Column("random.knn", "random knn %", "percent"),
     Column("content.linear", "linear %", "percent"),
     Column("content.mlp", "mlp %", "percent"),
     Column("style.items.z.linear", "style R2 z", "fixed"),
@@ -30,7 +31,8 @@ MAIN = (
     Column("mse", "mse"),
     Column("adhoc.mse", "ad-hoc mse"),
 )
-NATS = tuple(Column(f"terms.{name}", f"{name}, nats") for name in TERMS)
+NATS = tuple(Column(f"terms.{name}", f"{'sum of slots' if name == 'elbo' else name}, nats") for name in TERMS)
+"""The sum of the slots is an ELBO where the reconstruction slot holds a likelihood and the guide has a density."""
 SECONDS = Column("seconds", "seconds", "short")
 COLLAPSE = ("rankme", "uniformity", "alignment", "within")
 """Words in the names of measures that tell a collapse: the first measure with each is in the main table."""

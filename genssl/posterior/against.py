@@ -66,18 +66,21 @@ def sides(
     with measuring(run.method):
         views = int(run.config["num_views"])
         own = Groups.collate(list(fresh_groups(run, "test", "against", number * views)))
-        strange = _groups(run, getattr(other, "test", other), number, views, seed)
-    if strange.event_shape != own.event_shape:
-        raise SettingsError(
-            f"against: {name} has items of shape {list(strange.event_shape)}, expected {list(own.event_shape)} as the run's; take data "
-            "of one size"
-        )
+        strange = _groups(run, getattr(other, "test", other), number, views, seed, own.event_shape, name)
     return Groups(own.x, own.mask), Groups(strange.x, strange.mask)
 
 
-def _groups(run: Any, part: Any, number: int, views: int, seed: int) -> Groups:
-    """Groups of other data, with the views of the run."""
+def _groups(run: Any, part: Any, number: int, views: int, seed: int, shape: tuple[int, ...], name: str) -> Groups:
+    """Groups of other data, with the views of the run, whose items have this shape."""
+
+    def check(found: Any) -> None:
+        if tuple(found) != tuple(shape):
+            raise SettingsError(
+                f"against: {name} has items of shape {list(found)}, expected {list(shape)} as the run's; take data of one size"
+            )
+
     if isinstance(part, Groups):
+        check(part.event_shape)
         return part[:number].to(run.device)
     if run.views is None:
         raise SettingsError(
@@ -87,6 +90,7 @@ def _groups(run: Any, part: Any, number: int, views: int, seed: int) -> Groups:
     seed_noise(seed, 0, run.device, "views")
     generator = torch.Generator(run.device).manual_seed(seed)
     x, label, index = next(iter(part.batches([index], 0, seed)))
+    check(x.shape[1:])
     return make_groups(x.to(run.device), index, label, run.views, views, generator).to(run.device)
 
 
