@@ -68,7 +68,9 @@ def generation_figures(
     `classifier_features`): a generator of one image only has about 1 or more. For the kernel each feature has
     variance 1 on average, and mean 0, over training items. The classifier is seeded by 0 whatever the run's seed, one ruler
     for all runs on the same training items (`features` takes one that was fitted before). It is shown training labels
-    only, and nothing is chosen on test. What tells none of its classes apart it hardly sees.
+    only, and nothing is chosen on test. What tells none of its classes apart it hardly sees. The reference is of items
+    that it was trained on: of few of them it knows some by heart, and no N closes that gap (sprites, 6400 training
+    items: kernel 0.6, recall 0.49; FashionMNIST: -0.002 and 0.88).
 
     For scale, FashionMNIST at N = 5000: the reference is 0.001 (0.02 at N = 500), noise of standard deviation 0.1 on
     the pixels is at 0.04, a blur of 1.2 pixels at 0.14, a class left out at 0.03, one class alone at 1.1.
