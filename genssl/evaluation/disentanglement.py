@@ -64,7 +64,7 @@ def dci(train: Part, test: Part, kinds: Sequence[str], seed: int = 0, points: in
 
     R_.s is the decrease of variance by each coordinate in a random forest: 10 trees of 2000 drawn rows, leaves of at
     least 10, every coordinate considered at every split. Of the paper's two regressors the lasso is faster (0.1 s), but
-    on representations of sprites its penalty decided the figures (D from 0.5 to 0.9), it is blind to what is not
+    on representations of sprites its penalty decided the figures (D of turned ones from 0.4 to 0.9), it is blind to what is not
     linear, and a factor that nothing predicts keeps one weight or none, which reads as complete; in a forest it counts
     for all coordinates alike. Gradient boosting, as in public code, took two to three times as long for the same.
     Time of one core, of 5000 rows: about 0.1 s a factor at D = 10, 0.4 s at 64.
