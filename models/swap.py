@@ -71,7 +71,9 @@ def swap(
     own_needs, own_family = vars(method).setdefault("_own", (before.needs, _family(before.entropy)))
     probe = Objective(**{**before.slots, **terms})  # checks slots before anything is changed
     parts = {"decoder": decoder, "head": head, "predictor": predictor}
-    _check_parts(method, name, probe, own_needs, {key for key, part in parts.items() if part is not None})
+    _check_parts(method, name, probe, own_needs, {key for key, part in parts.items() if part is not None}, dim)
+    if decoder is not None:
+        _check_decoder(method, name, decoder, head, dim)
 
     law = vars(method).get("_law", _Law())
     if entropy is not None:
@@ -197,11 +199,34 @@ def _family(term: Term) -> str:
     return "delta" if all(part.guide_family == "delta" for _, part in term.parts) else "any"
 
 
-def _check_parts(method: Any, name: str, objective: Objective, own: frozenset[str], given: set[str]) -> None:
+def _check_decoder(method: Any, name: str, decoder: nn.Module, head: nn.Module | None, dim: int | None) -> None:
+    """Refuse a decoder whose first layer takes another number of dimensions than z has, as far as both can be read off."""
+    first = next((part for part in decoder.modules() if not list(part.children()) and list(part.parameters())), None)
+    width = (
+        output_size(head) if isinstance(head, nn.Linear) else None if head is not None else _known_width(method, dim)
+    )
+    if isinstance(first, nn.Linear) and width is not None and first.in_features != width:
+        raise SettingsError(
+            f"{name}.swap: the decoder takes [N, {first.in_features}], expected [N, {width}] as z has; give one of that size, or dim="
+        )
+
+
+def _known_width(method: Any, dim: int | None) -> int | None:
+    """D of the z that the terms compare, or None where it cannot be read off the method."""
+    try:
+        return method.dim if dim is None and hasattr(type(method), "decode") else _width(method, dim)
+    except SettingsError:
+        return None
+
+
+def _check_parts(
+    method: Any, name: str, objective: Objective, own: frozenset[str], given: set[str], dim: int | None
+) -> None:
     """Refuse terms that need a part which the method neither has nor is given."""
+    size = _known_width(method, dim) or "D"
     remedies = {
-        "decoder": "give decoder=, a network [N, D] -> [N, *event]",
-        "predictor": "give predictor=, a network [N, D] -> [N, D]",
+        "decoder": f"give decoder=, a network [N, {size}] -> [N, *event]",
+        "predictor": f"give predictor=, a network [N, {size}] -> [N, {size}]",
         "target": "start from a method with a target (MoCo, BYOL, DINO, SwAV) and swap its other slots",
         "prototypes": "start from SwAV and swap its other slots",
     }

@@ -139,6 +139,16 @@ def test_a_term_that_reads_a_spread_is_refused_beside_a_point_mass():
         assert float(measure(method, batch).entropy.abs().max()) == 0
 
 
+def test_a_decoder_of_another_width_is_refused():
+    batch = groups()
+    with pytest.raises(SettingsError, match=r"takes \[N, 4\], expected \[N, 64\] as z has"):
+        SimCLR.build(batch, **SMALL).swap(reconstruction=terms.LogLikelihood(), decoder=image_decoder(4))
+    with pytest.raises(SettingsError, match=r"a network \[N, 64\] -> "):
+        SimCLR.build(batch, **SMALL).swap(reconstruction=terms.LogLikelihood())
+    method = SimCLR.build(batch, **SMALL).swap(reconstruction=terms.LogLikelihood(), decoder=image_decoder(64))
+    assert torch.isfinite(measure(method, batch).reconstruction).all()
+
+
 def test_a_second_site_of_predictions_is_refused():
     batch = groups(g=80, j=2)
     method = SwAV.build(batch, **SMALL).swap(prior=terms.PredictorAttraction(), predictor=nn.Linear(64, 64))
