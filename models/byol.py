@@ -59,4 +59,5 @@ class BYOL(DiscriminativeMethod):
     @classmethod
     def _assemble(cls, encoder: nn.Module, dim: int, head: tuple[int, ...], example: Groups, **settings: Any) -> Self:
         width = head[-1] if head else dim
-        return cls(encoder, mlp_head(dim, head), mlp_head(width, (256, width)), **settings)
+        settings.setdefault("predictor", mlp_head(width, (256, width)))  # None: the identity, which collapses
+        return cls(encoder, mlp_head(dim, head), **settings)

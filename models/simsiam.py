@@ -44,6 +44,7 @@ class SimSiam(DiscriminativeMethod):
     @classmethod
     def _assemble(cls, encoder: nn.Module, dim: int, head: tuple[int, ...], example: Groups, **settings: Any) -> Self:
         width = head[-1] if head else dim
-        return cls(
-            encoder, mlp_head(dim, head, final_norm=True), mlp_head(width, (max(width // 4, 8), width)), **settings
-        )
+        settings.setdefault(
+            "predictor", mlp_head(width, (max(width // 4, 8), width))
+        )  # None: the identity, which collapses
+        return cls(encoder, mlp_head(dim, head, final_norm=True), **settings)

@@ -77,7 +77,10 @@ class VISimSiam(SphericalMethod):
             encoder = nn.Sequential(encoder, norm)
         else:
             made = nn.Sequential(made, norm)
-        return cls(encoder, made, mlp_head(width, (max(width // 4, 8), width)), **settings)
+        settings.setdefault(
+            "predictor", mlp_head(width, (max(width // 4, 8), width))
+        )  # None: the identity, which collapses
+        return cls(encoder, made, **settings)
 
 
 class DirectionNorm(nn.Module):

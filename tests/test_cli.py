@@ -117,7 +117,11 @@ def test_terms(capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["BYOL", "--set", "predictor=None"], "predictor is made by build"),
+        (["SimVAE", "--set", "encoder=None"], "encoder is made by build"),
+        (["SimVAE", "--reconstruction", "ClassNormaliser"], "needs the classes of a method"),
+        (["SimVAE", "--prior", "ConsistencyKL"], "give ConsistencyKL:weight=VALUE"),
+        (["SimVAE", "--prior", "own"], "here leave the slot out"),
+        (["SimVAE", "--entropy", "PosteriorEntropy:analytic=1"], "expected True, False or a collection"),
         (["SimCLR", "--set", "head=64"], "expected widths such as (64,)"),
         (["SimVAE", "--set", "hidden=64"], "expected widths such as (64, 64)"),
         (["LDM", "--set", "reconstruction=Uniformity"], "give a term as --reconstruction TERM"),

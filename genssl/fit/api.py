@@ -107,8 +107,8 @@ def fit(
     place = folder.to_resume(out, name, data_name, seed or 0) if resume else None
     if asked["precision"] == "auto":  # a run goes on with what it found at its start
         asked["precision"] = None if place is not None else fastest(resolve_device(device).type)
-    if resume and place is None and progress:
-        print(f"genssl: no run to go on with in {out or folder.RUNS}; starting one", file=sys.stderr)
+    if resume and place is None and progress and out is None:
+        print(f"genssl: no run to go on with in {folder.RUNS}; starting one", file=sys.stderr)
 
     with ExitStack() as contexts:
         contexts.enter_context(generators_kept())
@@ -122,6 +122,8 @@ def fit(
         loaded, method = loaded.to(chosen), method.to(chosen)
         views = views if views is not None else getattr(loaded, "views", None)
         start.check_views(config, views, place)
+        if isinstance(loaded.train, Groups) and int(loaded.train.count.max()) < 2 < 1 + loaded.train.num_views:
+            warnings.warn(f"no group of {loaded.name} has two views: nothing is compared within groups", stacklevel=2)
         if (
             progress
             and place is None

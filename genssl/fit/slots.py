@@ -18,6 +18,7 @@ from genssl.models.method import Method
 from genssl.networks import default_network, make_decoder, make_encoder, output_size
 from genssl.terms import SLOTS, Term
 
+VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _PLUS = re.compile(r"\+(?=\s*(?:[-\d.eE+]+\s*\*\s*)?[A-Z])")
 _WEIGHED = re.compile(r"\s*(?:([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*\*)?\s*(.*?)\s*", re.DOTALL)
 
@@ -48,6 +49,8 @@ def parse_term(text: str) -> Term:
 def _parse_one(text: str) -> Term:
     name, _, rest = text.partition(":")
     known = named_terms()
+    if name == "own":
+        raise SettingsError("own names the method's own term in a grid; here leave the slot out")
     if name not in known:
         raise SettingsError(f"there is no term {name!r}; {did_you_mean(name, known)}")
     try:
@@ -58,7 +61,18 @@ def _parse_one(text: str) -> Term:
         takes = inspect.signature(known[name]).parameters
         if unknown := [key for key in given if key not in takes]:
             raise ValueError(f"{name} has no setting {unknown[0]!r}; {did_you_mean(unknown[0], takes)}")
+        lacking = [
+            p.name for p in takes.values() if p.default is p.empty and p.kind not in VARIADIC and p.name not in given
+        ]
+        if "classes" in lacking:
+            raise SettingsError(
+                f"{name} needs the classes of a method; start from one that has them (InstanceDiscrimination, DeepCluster)"
+            )
+        if lacking:
+            raise SettingsError(f"{name} needs {', '.join(lacking)}; give {name}:{lacking[0]}=VALUE")
         return known[name](**given)
+    except SettingsError:
+        raise
     except (TypeError, ValueError, SyntaxError) as error:
         raise SettingsError(f"term {text!r}: {error}; give Term:key=value,... with literals as values") from error
 

@@ -43,7 +43,7 @@ class PosteriorEntropy(Term):
 
     def __init__(self, analytic: bool | Collection[str] = True) -> None:
         super().__init__()
-        if isinstance(analytic, str):
+        if not isinstance(analytic, bool) and (isinstance(analytic, str) or not isinstance(analytic, Collection)):
             raise SettingsError(
                 f"PosteriorEntropy: analytic = {analytic!r}, expected True, False or a collection of site names"
             )

@@ -39,7 +39,9 @@ def make_groups(
     if views is None:
         return Groups(_repeat(x, num_views).unflatten(0, (len(x), num_views)), index=index, label=label, source=x)
     if not callable(views):
-        raise SettingsError(f"views is a {type(views).__name__}, expected None or a callable (x, index, generator)")
+        raise SettingsError(
+            f"views is a {type(views).__name__}, expected None or a callable (x, index, generator); the number of views is num_views"
+        )
     if hasattr(views, "style_names"):
         return _from_transform(x, index, label, views, num_views, generator)
 
