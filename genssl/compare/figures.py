@@ -62,10 +62,11 @@ def slot_maps(panels: Mapping[tuple[str, str, str], Panel], classes: Sequence[st
                 axes[i, j].set_title("\n".join(_broken(word) for word in column), fontsize=8)
     if few:
         names = [classes[int(v)] if classes is not None and 0 <= v < len(classes) else str(int(v)) for v in values]
+        wide = 0.3 + 0.065 * max(map(len, map(str, names)))  # inches of an entry
         dots = [Line2D([], [], color=colours[int(v)], marker="o", markersize=4, linestyle="") for v in values]
         figure.legend(
             dots, [plain(str(name)) for name in names], loc="outside lower center", frameon=False, fontsize=8,
-            ncols=min(len(values), max(4, 3 * len(columns))), handletextpad=0.1, columnspacing=0.8,
+            ncols=max(1, min(len(values), int(figure.get_figwidth() / wide))), handletextpad=0.1, columnspacing=0.8,
         )  # fmt: skip
     return figure
 
