@@ -126,6 +126,14 @@ def test_safetensors_hold_all_that_load_state_dict_takes(name, runs, tmp_path):
     assert torch.equal(represent(fresh, x, "32"), represent(run.method, x, "32"))
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_run_on_a_gpu_is_written_for_the_cpu_and_stays_there(tmp_path):
+    run = fit(tmp_path / "run", "SimVAE", items(24), settings=SMALL, device="cuda")
+    z = program(genssl.export(run, tmp_path / "z.pt2"))(items(5))
+    assert (run.device.type, z.device.type) == ("cuda", "cpu")
+    torch.testing.assert_close(z, run.represent(items(5)).cpu(), rtol=1e-3, atol=1e-3)
+
+
 def test_uint8_goes_in_as_represent_takes_it(runs, tmp_path):
     run, x = runs("SimVAE"), (255 * items(5)).to(torch.uint8)
     assert torch.equal(program(genssl.export(run, "z.pt2", uint8=True))(x), run.represent(x))
