@@ -115,6 +115,17 @@ def test_onnx_gives_the_representation(name, runs, tmp_path):
         assert float((again(x) - represent(run.method, x, "32")).abs().max()) <= 1e-5
 
 
+@pytest.mark.parametrize("start", [1.0, 0.05])
+def test_onnx_of_a_sphere_that_is_hardly_sure(start, runs, tmp_path, monkeypatch):
+    """Where the runtime's own sigmoid would leave the concentration few digits."""
+    needs_onnx()
+    run, x = runs("VISimSiam"), items(7)
+    monkeypatch.setattr(run.method, "concentration_start", start)
+    expected = represent(run.method, x, "32")
+    again = session(genssl.export(run, tmp_path / "z.onnx"))
+    assert float((again(x) - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_safetensors_hold_all_that_load_state_dict_takes(name, runs, tmp_path):
     run = runs(name)
