@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 import sys
@@ -38,6 +39,7 @@ CASES = {
     "bf16": ("SimCLR", PIXELS, {"settings": SMALL, "precision": "bf16"}),
     "VISimSiam": ("VISimSiam", PIXELS, {"settings": SMALL}),
     "MCInfoNCE": ("MCInfoNCE", PIXELS, {"settings": SMALL}),
+    "DeepCluster": ("DeepCluster", PIXELS, {"settings": {**SMALL, "num_clusters": 3}}),
     "conv": ("SimVAE", COLOUR, {"settings": {"network": "conv", "dim": 4}}),
     "resnet18": ("SimCLR", PIXELS, {"settings": {"network": "resnet18", "dim": 4}}),
 }
@@ -74,6 +76,13 @@ def fit(out, method, x, **settings):
         )  # fmt: skip
 
 
+def same(a, b):
+    """Whether two states are equal, bit for bit."""
+    return a.keys() == b.keys() and all(
+        torch.equal(value, b[key]) if isinstance(value, torch.Tensor) else value == b[key] for key, value in a.items()
+    )
+
+
 def program(path):
     return torch.export.load(path).module()
 
@@ -95,14 +104,14 @@ def needs_onnx():
 @pytest.mark.parametrize("name", CASES)
 def test_pt2_gives_the_representation_bit_for_bit(name, runs, tmp_path):
     run, shape = runs(name), CASES[name][1]
-    before = run.method.state_dict()
+    before = copy.deepcopy(run.method.state_dict())
     again = program(genssl.export(run, tmp_path / "z.pt2"))
     for n in (1, 2, 7):
         x = items(n, shape)
         assert torch.equal(again(x), represent(run.method, x, "32"))
     if name != "bf16":
         assert torch.equal(again(x), run.represent(x))
-    assert all(torch.equal(before[key], value) for key, value in run.method.state_dict().items())
+    assert same(before, run.method.state_dict())
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -132,7 +141,7 @@ def test_safetensors_hold_all_that_load_state_dict_takes(name, runs, tmp_path):
     path = genssl.export(run, tmp_path / "z.safetensors")
     fresh, state = run.random_encoder(), run.method.state_dict()
     fresh.load_state_dict(parameters.read(path))
-    assert all(torch.equal(state[key], value) for key, value in fresh.state_dict().items())
+    assert same(state, fresh.state_dict())
     x = items(5, CASES[name][1])
     assert torch.equal(represent(fresh, x, "32"), represent(run.method, x, "32"))
 
@@ -282,9 +291,25 @@ def test_an_encode_that_cannot_be_exported(how, says, own, tmp_path, monkeypatch
 
 
 def test_state_that_is_no_tensor(own, monkeypatch):
-    monkeypatch.setattr(Own, "get_extra_state", lambda self: {"queue": 3}, raising=False)
-    with pytest.raises(SettingsError, match=r"_extra_state is a dict, expected a dense tensor"):
-        genssl.export(own, "z.safetensors")
+    monkeypatch.setattr(Own, "get_extra_state", lambda self: {"queue": 3, "names": ["a"]}, raising=False)
+    assert parameters.read(genssl.export(own, "z.safetensors"))["_extra_state"] == {"queue": 3, "names": ["a"]}
+    for state in ({"queue": {3}}, {3: 4}, (1, 2), float("nan")):
+        monkeypatch.setattr(Own, "get_extra_state", lambda self, state=state: state)
+        with pytest.raises(SettingsError, match=r"_extra_state is a \w+, expected a dense tensor or plain values"):
+            genssl.export(own, "y.safetensors")
+
+
+def test_a_header_that_is_wrong_is_told(tmp_path):
+    for header in (
+        {"shared": "["},
+        {"shared": '{"a": "nowhere"}'},
+        {"extra": "3"},
+        {"shared": '{"a": [1]}'},
+        {"extra": "[" * 9999},
+    ):
+        (tmp_path / "z.safetensors").write_bytes(parameters.pack({"x": torch.zeros(2)}, header))
+        with pytest.raises(CheckpointError, match="damaged"):
+            parameters.read("z.safetensors")
 
 
 def test_several_modalities_are_refused(runs, monkeypatch):
