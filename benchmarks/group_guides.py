@@ -36,7 +36,7 @@ RESULTS = Path(__file__).parent.parent / "results"
 VIEW, CONTENT, NOISE = 0.15, 1.0, 0.02  # variances
 STEPS, BATCH, TEST = 2000, 1024, 20_000
 VIEWS, SEEDS = (2, 10), (0, 1, 2)
-GUIDES = {"factorised": lambda: None, "product": ProductOfExperts, "set": lambda: SetGuide(1, 64)}
+GUIDES = {"factorised": lambda: None, "product": lambda: ProductOfExperts(start=0.0), "set": lambda: SetGuide(1, 64)}
 
 
 def precision_of(views: int) -> tuple[Tensor, Tensor]:
@@ -134,7 +134,7 @@ def measure() -> dict[str, Any]:
     began = time.perf_counter()
     result: dict[str, Any] = {"best": {views: best_factorised(views) for views in VIEWS}, "gap": {}, "calibration": {}}
     for views in VIEWS:
-        shown = {"exact": make(Expert(), ProductOfExperts()), "exact, scales halved": make(Expert(), Halved())}
+        shown = {"exact": make(Expert(), ProductOfExperts(start=0.0)), "exact, scales halved": make(Expert(), Halved())}
         for kind in GUIDES:
             fitted = [fit(kind, views, seed) for seed in SEEDS]
             result["gap"][f"{kind}, J = {views}"] = [float(gaps(method, views).mean()) for method in fitted]

@@ -26,7 +26,15 @@ class ProductOfExperts(nn.Module):
 
     JOINT layout, methods with a GroupNormal prior: SimVAE. (Product of experts: Hinton 2002; as a guide: Wu and Goodman 2018,
     arXiv:1802.05335, over modalities that share one z.)
+
+    start: added to the encoder's log scales, so that experts start sharp. An expert as wide as the prior costs nothing, unlike a view's own
+    posterior, which the prior's ties hold narrow: those that start so can widen further until z tells nothing of x (measured: from
+    start 0 one of three fits of FashionMNIST, 128 groups of 4, lr 1e-3, stays there for good).
     """
+
+    def __init__(self, start: float = -3.0) -> None:
+        super().__init__()
+        self.start = float(start)
 
     def forward(self, views: Any, groups: Groups, prior: Any) -> GroupPosterior:
         """views: batch [G, J, D], of single views; the law of all of them, batch [G], event (J, D)."""

@@ -159,7 +159,7 @@ class GenerativeMethod(Method):
         if self.group_guide is not None:
             # An expert that knows nothing of z_j has no largest scale: the prior holds z_j in its place, and nothing holds the scale
             # back until exp overflows, whose gradient is 0 times inf.
-            log_scale = log_scale.clamp(max=VAGUE)
+            log_scale = (log_scale + getattr(self.group_guide, "start", 0.0)).clamp(max=VAGUE)
         return dist.Normal(loc, log_scale.exp())
 
     # ------------------------------------------------------------------ model

@@ -58,12 +58,14 @@ def evidence(groups):
 def test_product_of_experts_is_exact_for_linear_gaussian_groups(float64):
     """The ELBO is the evidence at every draw; a factorised guide of the best scale is not there."""
     groups = ragged()
-    method = linear_gaussian(CONTENT, ProductOfExperts(), objective=Objective(entropy=PosteriorEntropy(analytic=False)))
+    method = linear_gaussian(
+        CONTENT, ProductOfExperts(start=0.0), objective=Objective(entropy=PosteriorEntropy(analytic=False))
+    )
     for seed in range(3):
         torch.manual_seed(seed)
         terms = method.objective.terms(method.model, method.guide, groups)
         torch.testing.assert_close(terms.elbo, evidence(groups), rtol=1e-9, atol=1e-9)
-    closed = linear_gaussian(CONTENT, ProductOfExperts(), objective=Objective(prior=LogPrior(analytic=True)))
+    closed = linear_gaussian(CONTENT, ProductOfExperts(start=0.0), objective=Objective(prior=LogPrior(analytic=True)))
     torch.manual_seed(0)
     draws = torch.stack([closed.objective.terms(closed.model, closed.guide, groups).prior for _ in range(3)])
     torch.testing.assert_close(draws[0], draws[1])  # in closed form: no noise of the draw in it
@@ -77,7 +79,7 @@ def test_product_of_experts_is_exact_for_linear_gaussian_groups(float64):
 def test_content_under_the_product_is_the_exact_posterior(float64):
     groups = ragged()
     with torch.no_grad():
-        content = linear_gaussian(CONTENT, ProductOfExperts()).content(groups)
+        content = linear_gaussian(CONTENT, ProductOfExperts(start=0.0)).content(groups)
     count = groups.count.double()[:, None]
     precision = 1 / CONTENT**2 + count / (VIEW**2 + NOISE**2)
     torch.testing.assert_close(content.variance, (1 / precision).expand(-1, 2))
@@ -140,7 +142,9 @@ def test_a_set_guide_is_trained_by_every_generative_method(cls):
 
 def test_trace_elbo_agrees(float64):
     groups = ragged()
-    method = linear_gaussian(CONTENT, ProductOfExperts(), objective=Objective(entropy=PosteriorEntropy(analytic=False)))
+    method = linear_gaussian(
+        CONTENT, ProductOfExperts(start=0.0), objective=Objective(entropy=PosteriorEntropy(analytic=False))
+    )
     torch.manual_seed(0)
     loss = pyro.infer.Trace_ELBO().loss(method.model, method.guide, groups)
     torch.manual_seed(0)
@@ -195,9 +199,21 @@ def test_a_view_that_tells_nothing_leaves_loss_and_gradients_finite():
     nn.init.zeros_(encoder.weight)
     with torch.no_grad():
         encoder.bias.copy_(torch.tensor([0.0, 0.0, 200.0, -1.0]))
-    method = SimVAE(encoder, nn.Linear(2, 3), VIEW, NOISE, CONTENT, group_guide=ProductOfExperts())
+    method = SimVAE(encoder, nn.Linear(2, 3), VIEW, NOISE, CONTENT, group_guide=ProductOfExperts(start=0.0))
     groups = Groups(torch.randn(4, 5, 3))
     loss = -method.objective.terms(method.model, method.guide, groups).objective.mean()
     loss.backward()
     assert loss.isfinite()
     assert all(parameter.grad.isfinite().all() for parameter in method.parameters() if parameter.grad is not None)
+
+
+def test_experts_start_sharp():
+    """From as wide as the prior they can widen until z tells nothing of x."""
+    batch = Groups(torch.rand(16, 3, 1, 8, 8))
+    for kind, most in (("product", 0.2), (None, 3.0)):
+        torch.manual_seed(0)
+        method = SimVAE.build(batch, hidden=(16,), dim=4, content_scale=1.0, group_guide=kind)
+        scale = method.posterior(batch).scale.detach()
+        assert float(scale.max()) < most
+        if kind is None:
+            assert float(scale.median()) > 0.5

@@ -38,7 +38,7 @@ def like(views, dim=1):
 
 
 def test_the_exact_posterior_is_calibrated_and_one_half_as_wide_is_not():
-    exact = calibrate(method_of(1.0, NOISE, ProductOfExperts()), like(3), groups=2000)
+    exact = calibrate(method_of(1.0, NOISE, ProductOfExperts(start=0.0)), like(3), groups=2000)
     assert set(exact) == {"z", "y"}
     assert all(found.p_value > 0.01 for found in exact.values())
     assert all(abs(found.coverage[0.9] - 0.9) < 0.03 for found in exact.values())

@@ -52,7 +52,7 @@ def linear(guide=None, content=CONTENT, encoder=None, likelihood=None, cls=SimVA
 
 
 def simulated(number, views, ragged=False):
-    method = linear(ProductOfExperts())
+    method = linear(ProductOfExperts(start=0.0))
     with measuring(method):
         torch.manual_seed(3)
         groups, _ = simulate(method, Groups(torch.zeros(2, views, DIM)), number)
@@ -65,7 +65,7 @@ def simulated(number, views, ragged=False):
 def test_a_further_view_is_covered_at_the_level_under_the_exact_posterior(samples, ragged):
     """At 39 draws no gap is cut, at 10 all are."""
     groups = simulated(4000, 3, ragged)
-    found = predictive_coverage(FakeRun(linear(ProductOfExperts()), groups), groups, samples=samples)
+    found = predictive_coverage(FakeRun(linear(ProductOfExperts(start=0.0)), groups), groups, samples=samples)
     number = DIM * int((groups.count > 1).sum())
     assert not found.absent
     for level, share in found.next_view["all"].items():
@@ -75,12 +75,12 @@ def test_a_further_view_is_covered_at_the_level_under_the_exact_posterior(sample
 
 def test_a_likelihood_of_another_width_shows():
     groups = simulated(2000, 3)
-    narrow = linear(ProductOfExperts(), likelihood=Gaussian(NOISE / 2))
+    narrow = linear(ProductOfExperts(start=0.0), likelihood=Gaussian(NOISE / 2))
     found = predictive_coverage(FakeRun(narrow, groups), groups, samples=39)
     assert found.next_view["all"][0.9] < 0.88
     assert (
         found.observed["all"][0.9]
-        < predictive_coverage(FakeRun(linear(ProductOfExperts()), groups), groups).observed["all"][0.9]
+        < predictive_coverage(FakeRun(linear(ProductOfExperts(start=0.0)), groups), groups).observed["all"][0.9]
     )
 
 

@@ -95,7 +95,7 @@ def close(found, expected, rtol=1e-9, atol=1e-9):
 @pytest.mark.parametrize("ragged", [False, True])
 def test_with_the_exact_posterior_bounds_are_the_evidence(ragged):
     train, inside = natural(0, 60, ragged=ragged), natural(1, 20, ragged=ragged)
-    found = strangeness(FakeRun(linear(ProductOfExperts()), train), inside, samples=30)
+    found = strangeness(FakeRun(linear(ProductOfExperts(start=0.0)), train), inside, samples=30)
     close(found.scores["negative_elbo"], -evidence(inside))
     close(found.scores["negative_bound"], -evidence(inside))
     rate = (-evidence(train) / train.count).mean()
@@ -149,7 +149,7 @@ def test_distance_and_posterior_scale():
 
 def test_a_guide_that_sees_the_group_has_its_scale_of_the_group():
     groups = natural(1, 12, ragged=True)
-    method = linear(ProductOfExperts(), slope=0.5)
+    method = linear(ProductOfExperts(start=0.0), slope=0.5)
     found = strangeness(FakeRun(method, natural(0, 60)), groups, samples=2)
     with torch.no_grad():
         scale = method.joint(groups).variance.sqrt()
