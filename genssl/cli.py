@@ -68,7 +68,11 @@ for _command in (cli_runs.evaluate, cli_runs.posterior, cli_runs.against, cli_ru
 @click.option(
     "--num-workers", type=int, default=0, show_default=True, help="Reading processes for data that are not in memory."
 )
-@click.option("--reconstruction", metavar="TERM", help="Replace the reconstruction term: Term or Term:key=value,...")
+@click.option(
+    "--reconstruction",
+    metavar="TERM",
+    help="Replace the reconstruction term: [W*]TERM[:key=value,...][+...]; see `genssl terms`.",
+)
 @click.option("--entropy", metavar="TERM", help="Replace the entropy term.")
 @click.option("--prior", metavar="TERM", help="Replace the prior term.")
 @click.option(

@@ -43,25 +43,31 @@ def methods(name: str | None, as_json: bool) -> None:
 
 
 @click.command()
+@click.argument("name", required=False)
 @json_option
-def terms(as_json: bool) -> None:
+def terms(name: str | None, as_json: bool) -> None:
     """The terms that can fill a slot, for --reconstruction, --entropy, --prior and grids: TERM:key=value,..., weighted sums too."""
     from genssl.fit.slots import named_terms
     from genssl.terms import SLOTS
 
-    rows = [_term(key, cls) for key, cls in named_terms().items()]
+    known = named_terms()
+    if name is not None and name not in known:
+        raise SettingsError(f"there is no term {name!r}; {did_you_mean(name, known, 'see genssl terms')}")
+    rows = [_term(key, cls, whole=name is not None) for key, cls in known.items() if name in (None, key)]
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
     for slot in SLOTS:
-        click.secho(slot, bold=True)
-        for row in rows:
-            if slot in row["slots"]:
-                settings = ", ".join(f"{key}={value}" for key, value in row["settings"].items())
-                click.echo(f"  {row['term']}" + (f":{settings}" if settings else ""))
-                click.echo(textwrap.indent(textwrap.fill(row["equation"], 110), " " * 6))
-                if row["needs"]:
-                    click.echo(f"      needs {', '.join(row['needs'])}")
+        mine = [row for row in rows if slot in row["slots"]]
+        if mine:
+            click.secho(slot, bold=True)
+        for row in mine:
+            settings = ", ".join(f"{key}={value}" for key, value in row["settings"].items())
+            click.echo(f"  {row['term']}" + (f":{settings}" if settings else ""))
+            told = row["documentation"] if name is not None else textwrap.fill(row["equation"], 110)
+            click.echo(textwrap.indent(told, " " * 6))
+            if row["needs"]:
+                click.echo(f"      needs {', '.join(row['needs'])}")
 
 
 @click.command()
@@ -106,13 +112,14 @@ def _with_kind(term: Any) -> str:
     return f"{term} [{', '.join(kinds)}]" if kinds else str(term)
 
 
-def _term(name: str, cls: Any) -> dict[str, Any]:
+def _term(name: str, cls: Any, whole: bool) -> dict[str, Any]:
     parameters = inspect.signature(cls.__init__).parameters.values() if "__init__" in vars(cls) else ()
     settings = {p.name: "..." if p.default is p.empty else p.default for p in parameters if p.name != "self"}
-    return {
+    row = {
         "term": name,
         "slots": cls.slots,
         "equation": " ".join((inspect.getdoc(cls) or "").split("\n\n")[0].split()),
         "settings": settings,
         "needs": sorted(cls.needs),
     }
+    return row | {"documentation": inspect.getdoc(cls) or ""} if whole else row

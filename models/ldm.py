@@ -22,7 +22,8 @@ class LDM(DiscriminativeMethod):
 
     Source: latent distribution matching (arXiv:2605.03517), Eq. 5; with mi_weight 1 in the entropy term, Eq. 6. c = 1. Any latent model and
     any estimator: give `prior` (a term, in place of log p of the GroupNormal) and `reconstruction` (an AggregateEntropy). On the sphere
-    CosineAttraction(2 / beta) at two views is its von Mises-Fisher law of concentration beta.
+    CosineAttraction(2 / beta) at two views is its von Mises-Fisher law of concentration beta, and SphericalEntropy(temperature=1 / kappa) a
+    kernel entropy with kernels of concentration kappa; by command: --reconstruction SphericalEntropy --prior CosineAttraction.
 
     The joint form keeps the spread of views that the model has: its optimum is E(z - z')^2 = 2 view_scale^2 and var z = content_scale^2 +
     view_scale^2 per dimension. The form with mutual information drives E(z - z')^2 to 0. Flat p(y) (content_scale=None) has no
@@ -30,11 +31,15 @@ class LDM(DiscriminativeMethod):
 
     Args:
         view_scale, content_scale: standard deviations of z_j around y, and of y.  dim: size of z, where the head does not say.
-        reconstruction: the entropy, default the joint log-determinant.  prior: default log p of the GroupNormal.
+        reconstruction: the entropy, default the joint log-determinant (`build` takes its mi_weight and shrinkage); by
+            command --reconstruction NearestNeighbourEntropy, KernelDensityEntropy.  prior: default log p of the GroupNormal.
     """
 
     source = "Latent distribution matching, arXiv:2605.03517, Eq. 5 and 6"
-    collapses = "estimators that fail with near-equal views, or fewer groups in a batch than J D; flat p(y): z diverges"
+    collapses = (
+        "estimators that fail with near-equal views, or fewer groups in a batch than J D, D the size of z after the head; flat p(y): z "
+        "diverges"
+    )
 
     def __init__(
         self,

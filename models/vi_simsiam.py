@@ -43,7 +43,10 @@ class VISimSiam(SphericalMethod):
 
     family = PowerSpherical
     source = "Nakamura et al. 2023, ICCV, arXiv:2203.11437 (abstract)"
-    collapses = "as SimSiam: without predictor, stopped gradient or BatchNorm of directions; on FashionMNIST even so"
+    collapses = (
+        "as SimSiam: without predictor, stopped gradient or BatchNorm of directions; on FashionMNIST even with all three "
+        "(results/discriminative.md)"
+    )
     predictor: nn.Module
 
     def __init__(

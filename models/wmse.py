@@ -23,7 +23,10 @@ class WMSE(DiscriminativeMethod):
     """
 
     source = "Ermolov et al. 2021, ICML, arXiv:2007.06346, Eq. 3 to 6"
-    collapses = "shrinkage > 0: directions of less variance drop out; hardly more groups in a batch than dimensions: noise is whitened"
+    collapses = (
+        "shrinkage > 0: directions of less variance drop out; hardly more groups in a batch than dimensions: the covariance of so few is "
+        "noise, and noise is whitened"
+    )
 
     def __init__(self, encoder: nn.Module, head: nn.Module | None = None, *, shrinkage: float = 0.0) -> None:
         super().__init__(encoder, head)

@@ -46,7 +46,7 @@ def main_columns(lines: Sequence[Line]) -> list[Column]:
 def measured_columns(lines: Sequence[Line]) -> list[Column]:
     """All that was measured during the fits."""
     names = dict.fromkeys(name for line in lines for name in line.measures if name.startswith("measures."))
-    return [Column(name, name.removeprefix("measures.")) for name in names]
+    return [Column(name, name.removeprefix("measures.").replace("terms.elbo", "terms.sum of slots")) for name in names]
 
 
 def with_any(columns: Sequence[Column], lines: Sequence[Line]) -> list[Line]:

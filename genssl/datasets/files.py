@@ -40,6 +40,12 @@ def npz(path: str | os.PathLike[str], seed: int = 0) -> Data:
             f"{path}: {', '.join(other)} not read; for groups give file.py:function, which returns Groups.by_key(x, key)",
             stacklevel=2,
         )
+    for key in arrays:
+        if key.startswith("x") and arrays[key].ndim == 3:
+            raise DataError(
+                f"{path}: {key} has shape {list(arrays[key].shape)}, expected images [N, C, H, W] or features [N, D]; give x[:, None] for "
+                "grey images, a file.py:function that returns Groups for groups"
+            )
     labelled = [("y" if whole else f"y_{part}") in arrays for part in PARTS if whole or f"x_{part}" in arrays]
     if any(labelled) != all(labelled):
         raise DataError(

@@ -40,6 +40,8 @@ def find_class(name: str) -> type[nn.Module]:
 def gallery_class(name: str) -> type[nn.Module]:
     """A gallery method by name, and nothing else: the name may come from a file that nobody vouches for."""
     known = gallery()
+    if name.endswith(".py") and name not in known:
+        raise SettingsError(f"{name}: which class? give {name}:Class")
     if name not in known:
         otherwise = f"known: {', '.join(known)}; a class of your own: path/to/file.py:Class"
         raise SettingsError(f"there is no method {name!r}; {did_you_mean(name, known, otherwise, cutoff=0.5)}")
@@ -164,7 +166,7 @@ def settings_of(cls: type) -> dict[str, Any]:
         vars(c)[name]
         for c in cls.__mro__
         if issubclass(c, nn.Module)
-        for name in ("build", "__init__")
+        for name in ("build", "__init__", "_assemble")
         if name in vars(c)
     ]
     functions = [getattr(f, "__func__", f) for f in functions if not getattr(f, "__module__", "").startswith("torch.")]

@@ -52,7 +52,11 @@ def _parse_one(text: str) -> Term:
     if name == "own":
         raise SettingsError("own names the method's own term in a grid; here leave the slot out")
     if name not in known:
-        raise SettingsError(f"there is no term {name!r}; {did_you_mean(name, known)}")
+        if name.endswith(".py"):
+            raise SettingsError(
+                f"{text}: terms of your own are for Python: method.swap(...), or the method's own objective"
+            )
+        raise SettingsError(f"there is no term {name!r}; {did_you_mean(name, known, 'see genssl terms')}")
     try:
         call = ast.parse(f"term({rest})", mode="eval").body
         if not isinstance(call, ast.Call) or call.args or any(keyword.arg is None for keyword in call.keywords):
