@@ -16,6 +16,7 @@ from genssl._version import __version__
 from genssl.cli_lists import data_root_option
 from genssl.cli_runs import device_option, json_option, printable, summary
 from genssl.errors import GensslError
+from genssl.memory import memory_told
 
 # Commands import what they need, so that --help and slips of the keyboard are answered at once.
 
@@ -128,10 +129,7 @@ def fit(
             **options,
         )
     except Interrupted as stop:
-        click.echo(
-            f"\ngenssl: stopped and saved at step {stop.step} in {stop.folder}; go on with: {again(stop.folder)}",
-            err=True,
-        )
+        click.echo(f"\ngenssl: {stop.told}; go on with: {again(stop.folder)}", err=True)
         raise click.exceptions.Exit(130) from stop
     if not run.finished:
         click.echo(f"{run.path}: step {run.step} of {run.config['steps']}, saved; go on with: {again(run.path)}")
@@ -219,12 +217,13 @@ def main(arguments: list[str] | None = None) -> int:
 def exit_status(run: Callable[[], Any]) -> int:
     """Run a command or a script; 0 if it did what was asked, 2 and one line on stderr if not, 130 after Ctrl-C.
 
-    Anything but a GensslError or OSError is a fault of the program (or of a user's class) and shows its traceback.
+    Anything but a GensslError, OSError or want of memory is a fault of the program (or of a user's class) and shows its traceback.
     """
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning  # type: ignore[assignment]
         try:
-            result = run()
+            with memory_told("this command", "close other programs, or take fewer items"):
+                result = run()
             return result if isinstance(result, int) else 0
         except click.exceptions.Exit as leave:
             return leave.exit_code

@@ -40,3 +40,7 @@ class NonFiniteError(GensslError, ArithmeticError):
 
 class CheckpointError(GensslError, RuntimeError):
     """A run folder or checkpoint that is damaged, taken, or belongs to other settings."""
+
+
+class OutOfMemoryError(GensslError, MemoryError):
+    """An allocation failed, on the CPU or a GPU; the message says what to lower."""

@@ -11,13 +11,16 @@ import numbers
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from genssl.errors import CheckpointError, GensslError
+from genssl.memory import of_memory
+
+LOCK = ".lock"
 
 
 class DiskError(GensslError, OSError):
@@ -60,8 +63,14 @@ def sweep(folder: Path) -> None:
 
 
 def is_empty(folder: Path) -> bool:
-    """Whether a folder holds nothing, temporary files of a killed process aside."""
-    return all(path.match(".*.tmp") for path in folder.iterdir())
+    """Whether a folder holds nothing, a lock and temporary files of a killed process aside."""
+    return all(path.name == LOCK or path.match(".*.tmp") for path in folder.iterdir())
+
+
+def to_disk(path: Path) -> None:
+    """Wait until what was appended to a file, if there is one, outlives a power cut."""
+    with _told(path), suppress(FileNotFoundError), open(path, "rb+") as file:
+        os.fsync(file.fileno())
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -94,11 +103,15 @@ def read_tensors(path: Path) -> Any:
     """
     with open(path, "rb") as file:
         digest, data = file.read(32), file.read()
-    if hashlib.sha256(data).digest() != digest:
-        raise CheckpointError(f"{path}: damaged (its checksum does not match); restore it")
+    found = hashlib.sha256(data).digest()
+    if found != digest:
+        seen = f"checksum {found.hex()[:8]} of {len(data)} bytes, expected {digest.hex()[:8] or 'one'}"
+        raise CheckpointError(f"{path}: damaged ({seen})")
     try:
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch's own words recommend to load it all the same
+        if of_memory(error):
+            raise
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"asks for {named[1]}" if named else "cannot be read"
         raise CheckpointError(
@@ -121,12 +134,24 @@ def plain(value: Any) -> Any:
     return str(value)
 
 
+def cannot_write(path: Path, error: OSError, kept: str, otherwise: str) -> DiskError:
+    """What stands in the way of writing a file, and what to do about it."""
+    if isinstance(error, DiskError):
+        return error
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        why, remedy = "the disk is full", "make room"
+    elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        why, remedy = str(error.strerror), "make it writable"
+    elif error.errno == errno.EFBIG:
+        why, remedy = str(error.strerror), "raise the limit on the size of a file"
+    else:
+        why, remedy = str(error.strerror or error), "mend that"
+    return DiskError(f"{path}: cannot write ({why}); {kept}{remedy}{otherwise}")
+
+
 @contextmanager
 def _told(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        why = "the disk is full" if error.errno == errno.ENOSPC else str(error.strerror or error)
-        raise DiskError(
-            f"{path}: cannot write ({why}); what was there is untouched; make room or give another --out"
-        ) from error
+        raise cannot_write(path, error, "what was there is untouched; ", " or give another --out") from error

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from genssl.datasets.arrays import as_floats, as_labels, as_tensor
-from genssl.datasets.reading import Reader, first_item
+from genssl.datasets.reading import Reader, first_item, reader_died
 from genssl.errors import DataError
 
 Batch = tuple[Tensor, Tensor | None, Tensor]
@@ -207,10 +207,13 @@ class Stream:
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # its own, so that making a loader draws nothing from torch's default one
         )
-        for batch in loader:
-            if isinstance(batch, DataError):
-                raise batch
-            yield batch
+        try:
+            for batch in loader:
+                if isinstance(batch, DataError):
+                    raise batch
+                yield batch
+        except (ConnectionError, EOFError) as error:
+            raise reader_died(error) from error
 
 
 def _as_style(style: Tensor | None, size: int) -> Tensor | None:

@@ -57,6 +57,12 @@ class Reader(Dataset):
         return x, None if first_label is None else torch.stack([label for _, label in items if label is not None])
 
 
+def reader_died(error: Exception) -> DataError:
+    """The error for a reading process that is gone, and with it the batch it had."""
+    seen = " ".join(str(error).split())
+    return DataError(f"a reading process died ({seen}); if for want of memory, lower --num-workers")
+
+
 def first_item(dataset: Any, seed: int = 0) -> tuple[Tensor, Tensor | None]:
     """Item 0 as (x, label or None), the generators left as they were; DataError if it cannot be read."""
     name = type(dataset).__name__

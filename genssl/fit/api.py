@@ -32,6 +32,7 @@ from genssl.fit.step import Stepper
 from genssl.fit.trial import check_first_step, seconds_per_step
 from genssl.foretell import foretell_of
 from genssl.groups import Groups
+from genssl.memory import memory_told
 
 
 def fit(
@@ -91,7 +92,8 @@ def fit(
     Stopping: Ctrl-C saves and raises KeyboardInterrupt. Numbers that are not finite raise NonFiniteError, which names term and site;
     the last good checkpoint stays. Resuming is exact to the bit on the same machine type, versions and threads.
 
-    Raises SettingsError, DataError, ShapeError, SiteError, NonFiniteError, CheckpointError (a folder that is taken or damaged), DiskError.
+    Raises SettingsError, DataError, ShapeError, SiteError, NonFiniteError, OutOfMemoryError, CheckpointError (a folder that is taken or
+    damaged), DiskError.
     """
     asked = {
         "settings": settings, "replaced": replace, "num_views": num_views, "epochs": epochs, "max_seconds": max_seconds,
@@ -113,11 +115,19 @@ def fit(
     with ExitStack() as contexts:
         contexts.enter_context(generators_kept())
         contexts.enter_context(threads_kept())
+        state: dict[str, Any] = {}
+        remedy = "lower --limit, make the networks smaller, or give a torch Dataset, which reads its items when asked"
+        starting = memory_told("reading the data and building the method", remedy)
         if place is None:
             folder.check_free(out)
-            config, loaded, method = start.new(method, data, asked, validation, device, download, verify)
+            with starting:
+                config, loaded, method = start.new(method, data, asked, validation, device, download, verify)
         else:
-            config, loaded, method = start.old(place, method, data, asked, validation, device, download)
+            contexts.enter_context(folder.locked(place))
+            with starting:
+                state = checkpoint.load(place / "checkpoint") or {}
+                kept = state.get("config")
+                config, loaded, method = start.old(place, kept, method, data, asked, validation, device, download)
         chosen = torch.device(config["device"])
         loaded, method = loaded.to(chosen), method.to(chosen)
         views = views if views is not None else getattr(loaded, "views", None)
@@ -162,14 +172,14 @@ def fit(
             }
             config |= {"slots": {slot: str(term) for slot, term in module.objective.slots.items()}}
             place = folder.make(out, name, data_name, config["seed"])
+            contexts.enter_context(folder.locked(place))
+            folder.check_free(place)  # another process may have been there since
+            sweep(place)
             write_json(place / "config.json", config)
-            contexts.enter_context(folder.locked(place))
         else:
-            contexts.enter_context(folder.locked(place))
             longer.keep(config, place)
             sweep(place / "checkpoint")
-            state = checkpoint.load(place / "checkpoint")
-            first = 0 if state is None else restore(state, method, module, optimiser, place)
+            first = restore(state, method, module, optimiser, place) if state else 0
         stop = config["steps"] if max_steps is None else min(max_steps, config["steps"])
         if first < stop:
             stepper = Stepper(module, optimiser, batches, config, schedule)
@@ -179,14 +189,15 @@ def fit(
                 place,
                 first,
                 stop,
-                lambda: state_of(method, module, optimiser),
+                lambda: state_of(method, module, optimiser, config),
                 follow,
                 looks,
                 callbacks,
                 progress,
+                state.get("gathered", (None, 0)),
             )
         elif not checkpoint.steps(place / "checkpoint"):
-            checkpoint.save(place / "checkpoint", first, state_of(method, module, optimiser))
+            checkpoint.save(place / "checkpoint", first, state_of(method, module, optimiser, config))
     return Run(place, config, method.eval(), loaded, views)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from genssl.errors import SettingsError
 from genssl.fit.randomness import generators_kept, seed_noise, stream_seed
 from genssl.groups import Groups
+from genssl.memory import memory_told
 from genssl.views import make_groups
 
 
@@ -54,6 +56,11 @@ class Batches:
             for groups in self._epoch(order, epoch, step):
                 yield step, groups
                 step += 1
+
+    def memory_told(self) -> AbstractContextManager[None]:
+        """Steps of these batches that do not fit into memory, told as such."""
+        where = f"a step of {self.batch_size} groups of {self.num_views} views"
+        return memory_told(where, "lower --batch-size or --views, or make the networks smaller")
 
     def at(self, step: int) -> Groups:
         """The batch of one step again."""

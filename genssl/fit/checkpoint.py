@@ -8,6 +8,7 @@ from typing import Any
 
 from genssl.errors import CheckpointError
 from genssl.files import read_tensors, write_tensors
+from genssl.memory import of_memory
 
 KEPT = 2
 
@@ -33,17 +34,18 @@ def load(folder: Path) -> dict[str, Any] | None:
         try:
             state = read_tensors(path)
             if not isinstance(state, dict) or state.get("step") != step_of(path):
-                raise CheckpointError(f"{path}: damaged (it is not the state of step {step_of(path)}); restore it")
-        except (CheckpointError, OSError) as error:
-            damaged.append(" ".join(str(error).split()))
+                raise CheckpointError(f"{path}: damaged (it is not the state of step {step_of(path)})")
+        except Exception as error:  # a torn file can fail anywhere in the reader
+            if of_memory(error):
+                raise
+            told = " ".join(str(error).split())
+            damaged.append(told if isinstance(error, CheckpointError) else f"{path}: damaged ({told:.300})")
             continue
-        for reason in damaged:
-            warnings.warn(f"{reason}; using the checkpoint before it", stacklevel=2)
+        for each in damaged:
+            warnings.warn(f"{each}; using the checkpoint before it, of step {step_of(path)}", stacklevel=2)
         return state
     if damaged:
-        raise CheckpointError(
-            f"{folder}: every checkpoint is damaged ({'; '.join(damaged)}); start again with another --out"
-        )
+        raise CheckpointError(f"every checkpoint is damaged: {'; '.join(damaged)}; restore one, or give another --out")
     return None
 
 

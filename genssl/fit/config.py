@@ -22,7 +22,10 @@ from genssl.fit.optimiser import OPTIMISERS, SCHEDULES
 from genssl.fit.precision import PRECISIONS
 
 LIBRARY_DEFAULTS: dict[str, Any] = {"num_views": 2, "batch_size": 128, "lr": 1e-3, "epochs": 50}
-LEAST = {"num_views": 1, "batch_size": 1, "epochs": 0, "seed": 0, "limit": 1, "num_workers": 0, "max_steps": 0}
+LEAST = {
+    "num_views": 1, "batch_size": 1, "epochs": 0, "seed": 0, "limit": 1, "num_workers": 0, "max_steps": 0, "steps": 0, "threads": 1,
+    "steps_per_epoch": 1,
+}  # fmt: skip
 KNOWN: dict[str, Collection[str]] = {"precision": (*PRECISIONS, "auto"), "optimizer": OPTIMISERS, "schedule": SCHEDULES}
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from genssl.errors import SettingsError
+from genssl.errors import CheckpointError, SettingsError
 from genssl.files import write_json
 from genssl.fit.folder import read_config
 
@@ -55,8 +55,13 @@ def lengthen(config: dict[str, Any], asked: Mapping[str, Any], folder: Path) -> 
 
 
 def keep(config: dict[str, Any], folder: Path) -> None:
-    """Write the config of a run that was made longer; what was measured of the shorter one goes."""
-    if config.get("lengthened") != read_config(folder).get("lengthened"):
+    """Write the config of a run that was made longer, or that had lost it; what was measured of a shorter one goes."""
+    try:
+        there = read_config(folder)
+    except CheckpointError:
+        write_json(folder / "config.json", config)
+        return
+    if config.get("lengthened") != there.get("lengthened"):
         write_json(folder / "config.json", config)
         for name in ("evaluation.json", "report.html"):
             (folder / name).unlink(missing_ok=True)

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from genssl.errors import CheckpointError, NonFiniteError
+from genssl.datasets.reading import reader_died
+from genssl.errors import CheckpointError, DataError, NonFiniteError, OutOfMemoryError
+from genssl.files import to_disk
 from genssl.fit import checkpoint
 from genssl.fit.follow import Follow
 from genssl.fit.looks import Looks
@@ -29,16 +31,31 @@ SAVE_EVERY = 20.0
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM, after the checkpoint was written to `folder` at `step`."""
+    """Ctrl-C or SIGTERM: saved in `folder` at the step where it came, or, after a second one, what was saved there before."""
 
-    def __init__(self, folder: Path, step: int) -> None:
-        super().__init__(f"{folder}: stopped and saved at step {step}; go on with resume=True, out={str(folder)!r}")
-        self.folder, self.step = folder, step
+    def __init__(self, folder: Path, step: int | None = None) -> None:
+        self.folder = folder
+        self.told = (
+            f"stopped at once; {kept_in(folder)}" if step is None else f"stopped and saved at step {step} in {folder}"
+        )
+        super().__init__(f"{self.told}; go on with resume=True, out={str(folder)!r}")
 
 
-def state_of(method: nn.Module, module: ObjectiveModule, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
-    """All that a run is, beside its settings: randomness is a function of (seed, step) and has no state."""
-    state = {"method": method.state_dict(), "optimizer": optimiser.state_dict()}
+def kept_in(folder: Path) -> str:
+    """What a run that stops early leaves."""
+    kept = checkpoint.steps(folder / "checkpoint")
+    return (
+        f"the checkpoint of step {checkpoint.step_of(kept[-1])} is kept in {folder}"
+        if kept
+        else f"no checkpoint yet in {folder}"
+    )
+
+
+def state_of(
+    method: nn.Module, module: ObjectiveModule, optimiser: torch.optim.Optimizer, config: dict[str, Any]
+) -> dict[str, Any]:
+    """All that a run is: randomness is a function of (seed, step) and has no state. config: in case that its file is lost."""
+    state = {"method": method.state_dict(), "optimizer": optimiser.state_dict(), "config": config}
     if all(part is not module.objective for part in method.modules()):
         state["objective"] = module.objective.state_dict()
     return state
@@ -81,18 +98,21 @@ def run_steps(
     looks: Looks,
     callbacks: Sequence[Callable[[Line], None]] = (),
     progress: bool = True,
+    gathered: tuple[Tensor | None, int] = (None, 0),
 ) -> None:
-    """Take the steps first..last-1. Saves at the end, now and then, and before KeyboardInterrupt."""
+    """Take the steps first..last-1. Saves at the end, now and then, and before Interrupted. gathered: as of `Metrics`."""
     batches, total, saves = stepper.batches, stepper.steps, folder / "checkpoint"
     looks.start(first)
-    metrics, shown = Metrics(folder / "metrics.jsonl", first), Progress(first, total, progress)
+    metrics, shown = Metrics(folder / "metrics.jsonl", first, gathered), Progress(first, total, progress)
     saved_at, since, since_step = time.monotonic(), time.perf_counter(), first
     looked: list[dict[str, Any]] = []  # since the last line
 
     def save(step: int) -> None:
-        checkpoint.save(saves, step, state())
+        for lines in (metrics.path, looks.path):  # a power cut must not take lines that the checkpoint lies behind
+            to_disk(lines)
+        checkpoint.save(saves, step, {**state(), "gathered": (metrics.sums, metrics.count)})
 
-    with _interruptible() as interrupted, _kept_is_told(folder), _closed_at_the_end(callbacks):
+    with _kept_is_told(folder), batches.memory_told(), _interruptible() as interrupted, _closed_at_the_end(callbacks):
         try:
             for before, groups in batches.run(first, last):
                 stepper(before, groups)
@@ -141,14 +161,16 @@ def _closed_at_the_end(callbacks: Sequence[Any]) -> Iterator[None]:
 def _kept_is_told(folder: Path) -> Iterator[None]:
     try:
         yield
-    except NonFiniteError as error:
-        kept = checkpoint.steps(folder / "checkpoint")
-        where = (
-            f"the checkpoint of step {checkpoint.step_of(kept[-1])} is kept in {folder}"
-            if kept
-            else f"no checkpoint yet in {folder}"
-        )
-        raise NonFiniteError(f"{error}; {where}") from error.__cause__
+    except Interrupted:
+        raise
+    except KeyboardInterrupt as error:
+        raise Interrupted(folder) from error
+    except (NonFiniteError, DataError, OutOfMemoryError) as error:
+        raise type(error)(f"{error}; {kept_in(folder)}") from error.__cause__
+    except RuntimeError as error:  # raised wherever the program was when the signal of its end came
+        if "DataLoader worker (pid" not in str(error):
+            raise
+        raise DataError(f"{reader_died(error)}; {kept_in(folder)}") from error
 
 
 @contextmanager

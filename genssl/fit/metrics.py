@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
+import math
+import re
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genssl.files import DiskError, write_bytes
+from genssl.files import cannot_write, write_bytes
 from genssl.objective import Terms
 
 SLOTS = ("reconstruction", "entropy", "prior", "elbo", "objective")
@@ -32,19 +34,20 @@ class Line(dict[str, Any]):
 class Metrics:
     """Means of the slots since the last line, gathered on the device and read in one transfer.
 
-    Lines after `step` are dropped: what a killed run wrote after its last checkpoint is done again.
+    Lines after `step` are dropped: what a killed run wrote after its last checkpoint is done again. gathered: what a run that was
+    stopped between two lines had summed up to there, and over how many steps.
     """
 
-    def __init__(self, path: Path, step: int) -> None:
+    def __init__(self, path: Path, step: int, gathered: tuple[Tensor | None, int] = (None, 0)) -> None:
         self.path = path
         keep_until(path, step)
-        self.sums: Tensor | None = None
-        self.count = 0
+        append(path, None)
+        self.sums, self.count = gathered
 
     def add(self, terms: Terms) -> None:
         """Add the slots of one step; no transfer."""
         values = torch.stack([getattr(terms, name).mean() for name in SLOTS])
-        self.sums = values if self.sums is None else self.sums + values
+        self.sums = values if self.sums is None else self.sums.to(values.device) + values
         self.count += 1
 
     def write(self, step: int, epoch: int, views_per_second: float, **extra: Any) -> dict[str, Any]:
@@ -57,32 +60,48 @@ class Metrics:
         return line
 
 
-def append(path: Path, line: dict[str, Any]) -> None:
-    """Write a line at once."""
+def append(path: Path, line: dict[str, Any] | None) -> None:
+    """Write a line at once; None only tries whether one could be written."""
     try:
         with open(path, "a") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write("" if line is None else json.dumps(line) + "\n")
     except OSError as error:
-        why = os.strerror(error.errno) if error.errno else str(error)
-        raise DiskError(f"{path}: cannot write ({why}); make room, then go on with --resume") from error
+        raise cannot_write(path, error, "", ", then go on with --resume") from error
 
 
 def keep_until(path: Path, step: int) -> None:
-    """Drop the lines after a step, and a torn last one."""
-    whole = "".join(json.dumps(line) + "\n" for line in read(path) if line["step"] <= step).encode()
-    if path.exists() and path.read_bytes() != whole:
+    """Drop the lines after a step, and damaged ones; those of them that no one does again are told."""
+    if not path.exists():
+        return
+    text = path.read_text(errors="replace")
+    texts = text.splitlines()
+    lines = [(number, _line(each)) for number, each in enumerate(texts, 1)]
+    kept = [(number, line) for number, line in lines if line is not None and line["step"] <= step]
+    last, torn = max((number for number, _ in kept), default=0), 0 if text.endswith("\n") else len(texts)
+    lost = [n for n, line in lines if line is None and (n < last or _least_step(texts[n - 1], n == torn) <= step)]
+    if lost:
+        where = f"line {lost[0]}" + (f" and {len(lost) - 1} more are" if len(lost) > 1 else " is")
+        warnings.warn(f"{path}: {where} damaged and left out; the run goes on and loses nothing else", stacklevel=2)
+    whole = "".join(json.dumps(line) + "\n" for _, line in kept).encode()
+    if path.read_bytes() != whole:
         write_bytes(path, whole)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a metrics file; a torn line, and what follows it, is left out."""
-    lines = []
-    for text in path.read_text(errors="replace").splitlines() if path.exists() else []:
-        try:
-            line = json.loads(text)
-        except (ValueError, RecursionError):
-            break
-        if not isinstance(line, dict) or not isinstance(line.get("step"), int):
-            break
-        lines.append(line)
-    return lines
+    """The whole lines of a metrics file; torn and damaged ones are left out."""
+    texts = path.read_text(errors="replace").splitlines() if path.exists() else []
+    return [line for line in map(_line, texts) if line is not None]
+
+
+def _line(text: str) -> dict[str, Any] | None:
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return line if isinstance(line, dict) and isinstance(line.get("step"), int) else None
+
+
+def _least_step(text: str, torn: bool) -> float:
+    """The first step that a damaged line can be of; a torn last line is done again unless it tells a whole number."""
+    found = re.search(r'"step": (\d+)' + ("," if torn else ""), text)
+    return int(found[1]) if found else math.inf if torn else 0

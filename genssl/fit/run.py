@@ -155,8 +155,9 @@ def load(path: str | os.PathLike[str], method: Any = None, data: Any = None, dev
     has changed since is told.
     """
     path = Path(path)
-    config, chosen = read_config(path), resolve_device(device)
+    chosen = resolve_device(device)
     state = checkpoint.load(path / "checkpoint")
+    config = read_config(path, (state or {}).get("config"))
     if state is None:
         raise CheckpointError(f"{path}: has no checkpoint yet; go on with the run first (--resume)")
     method = _given_or_gallery(config, method, path)

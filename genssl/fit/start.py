@@ -88,10 +88,17 @@ def new(
 
 
 def old(
-    place: Path, method: Any, data: Any, asked: Mapping[str, Any], validation: Any, device: Any, download: bool
+    place: Path,
+    kept: Any,
+    method: Any,
+    data: Any,
+    asked: Mapping[str, Any],
+    validation: Any,
+    device: Any,
+    download: bool,
 ) -> Start:
-    """The settings of the run in `place`, its data, and the method with initial weights."""
-    config = read_config(place)
+    """The settings of the run in `place` (kept: those in its checkpoint), its data, and the method with initial weights."""
+    config = read_config(place, kept)
     check_class(config, method, place)
     lengthen(config, asked, place)
     check_same(config, asked, place)

@@ -29,11 +29,12 @@ def check_first_step(stepper: Stepper, given: Mapping[str, Any]) -> Traces:
     In the loop those checks are off, since each of them would make every step wait for the device. given: the settings that
     the method was built with, one of which may be of a wrong type.
     """
-    module, groups = stepper.module, stepper.batches.at(0)
+    with stepper.batches.memory_told():
+        module, groups = stepper.module, stepper.batches.at(0)
     found = of_data(groups, "step 0") or of_parameters(module, "step 0")
     if found is not None:
         raise found
-    with _undone(stepper), pyro.validation_enabled(True):
+    with stepper.batches.memory_told(), _undone(stepper), pyro.validation_enabled(True):
         seed_noise(stepper.seed, 0, stepper.device)
         try:
             loss = module(groups)
@@ -62,7 +63,7 @@ def check_first_step(stepper: Stepper, given: Mapping[str, Any]) -> Traces:
 
 def seconds_per_step(stepper: Stepper, most: int, budget: float) -> float:
     """Take steps on trial, at most `most` of them and a tenth of the budget in seconds; leaves nothing behind."""
-    with _undone(stepper):
+    with stepper.batches.memory_told(), _undone(stepper):
         times = [time.perf_counter()]
         for step, groups in stepper.batches.run(0, min(most, LONGEST)):
             stepper(step, groups)

@@ -24,8 +24,8 @@ def fit(out=None, method="SimVAE", data="digits", **settings):
 
 
 def state(run):
-    """The last checkpoint of a run."""
-    return checkpoint.load(run.path / "checkpoint")
+    """The last checkpoint of a run, but for the settings that it holds."""
+    return {key: value for key, value in checkpoint.load(run.path / "checkpoint").items() if key != "config"}
 
 
 def same(a, b):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import math
-import os
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -123,10 +123,22 @@ def test_a_folder_that_is_taken_is_left_alone(tmp_path):
     "text", ["{", "[]", "{}", '{"method": "SimVAE"}', "\x00\xff"], ids=["torn", "list", "empty", "short", "binary"]
 )
 def test_a_damaged_config_is_named(text, tmp_path):
+    """The checkpoint has its settings too; where there is none, nothing was safe."""
     run = fit(tmp_path / "run", max_steps=1)
-    (run.path / "config.json").write_bytes(text.encode("latin1"))
+    config = run.path / "config.json"
+    before = config.read_bytes()
+    config.write_bytes(text.encode("latin1"))
+    told = r"config.json: (damaged|is not the config of a run)"
+    with pytest.warns(UserWarning, match=f"{told}.*; the settings are taken from the checkpoint"):
+        assert genssl.load(run.path).config == run.config
+    with pytest.warns(UserWarning, match=told):
+        fit(run.path, resume=True, max_steps=2)
+    assert config.read_bytes() == before
+    config.write_bytes(text.encode("latin1"))
+    for path in checkpoint.steps(run.path / "checkpoint"):
+        path.unlink()
     for go in (lambda: genssl.load(run.path), lambda: fit(run.path, resume=True)):
-        with pytest.raises(CheckpointError, match=r"config.json: (damaged|is not the config of a run)") as error:
+        with pytest.raises(CheckpointError, match=told) as error:
             go()
         assert "\n" not in str(error.value)
 
@@ -255,13 +267,25 @@ def test_metrics(tmp_path):
     assert lines[-1]["reconstruction"] > lines[0]["reconstruction"]
 
 
-@pytest.mark.parametrize("tail", ['{"step": 30', "nonsense\n", '{"other": 1}\n', '"text"\n', "\x00\x00"])
-def test_a_torn_last_line_is_left_out(tail, tmp_path):
+@pytest.mark.parametrize(
+    ("tail", "lost"),
+    [
+        ('{"step": 30', False), ("\x00\x00", False), ('{"step": 1', False), ('{"step": 15, "ep', True), ('{"step": 16, "ep', False),
+        ("nonsense\n", True), ('{"other": 1}\n', True), ('"text"\n', True), ('{"step": 1\n', True), ('{"step": 18\n', False),
+    ],
+)  # fmt: skip
+def test_a_torn_last_line_is_left_out(tail, lost, tmp_path):
+    """Without a word where it is done again; as damage where it may be one that was written before the checkpoint."""
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 10}\n{"step": 20}\n' + tail)
     assert [line["step"] for line in metrics.read(path)] == [10, 20]
-    metrics.Metrics(path, 15)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        metrics.Metrics(path, 15)
     assert path.read_text() == '{"step": 10}\n'
+    assert [str(each.message).partition("; ")[0] for each in told] == (
+        [f"{path}: line 3 is damaged and left out"] if lost else []
+    )
 
 
 def full(*args, **kwargs):
@@ -289,18 +313,23 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
     assert same(state(fit(tmp_path / "run", resume=True)), state(whole))
 
 
-def test_a_full_disk_while_a_line_is_written(tmp_path, monkeypatch):
-    run = fit(tmp_path / "run", max_steps=6)
-    os.truncate(run.path / "metrics.jsonl", os.path.getsize(run.path / "metrics.jsonl") - 5)
-    (run.path / "metrics.jsonl").unlink()
-    (run.path / "metrics.jsonl").symlink_to("/dev/full")
-    monkeypatch.setattr(metrics, "read", lambda path: [])
-    monkeypatch.setattr(metrics, "write_bytes", lambda path, data: None)
-    monkeypatch.setattr(type(run.path), "read_bytes", lambda path: b"")
+def test_a_full_disk_while_a_line_is_written(tmp_path):
+    """The device /dev/full refuses as a full disk does; what is saved stays, and so do the lines."""
+    lines = tmp_path / "run" / "metrics.jsonl"
+
+    def fill(line):
+        if line["step"] == 12:
+            lines.rename(tmp_path / "kept")
+            lines.symlink_to("/dev/full")
+
+    fit(tmp_path / "run", max_steps=6)
     with pytest.raises(
-        DiskError, match="metrics.jsonl: cannot write .No space left on device.; make room, then go on with --resume"
+        DiskError, match="metrics.jsonl: cannot write .the disk is full.; make room, then go on with --res"
     ):
-        fit(tmp_path / "run", resume=True)
+        fit(tmp_path / "run", resume=True, callbacks=[fill])
+    lines.unlink()
+    (tmp_path / "kept").rename(lines)
+    assert same(state(fit(tmp_path / "run", resume=True)), state(fit(tmp_path / "whole")))
 
 
 def test_files_are_whole_or_as_before(tmp_path, monkeypatch):
