@@ -74,8 +74,12 @@ def run(finished, tmp_path):
 
 
 def change(folder, **changes):
+    """Forge the settings, in the checkpoints too, which hold them as well."""
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    for file in checkpoint.steps(folder / "checkpoint"):
+        state = read_tensors(file)
+        write_tensors(file, {**state, "config": {**state["config"], **changes}})
 
 
 def refused(capsys, *arguments):
@@ -185,6 +189,7 @@ def test_a_config_of_other_kinds_is_one_sentence(key, run, capsys):
 
 
 def test_json_without_end_is_damaged(run, capsys):
+    shutil.rmtree(run / "checkpoint")  # which holds the settings too
     for text in ("[" * 100_000, '{"a":' * 100_000, "9" * 10_000):
         (run / "config.json").write_text(text)
         assert f"{run / 'config.json'}: " in refused(capsys, "evaluate", run)
@@ -221,7 +226,7 @@ def test_a_checkpoint_that_asks_for_a_call_is_refused_in_one_sentence(run, tmp_p
         for command in (["evaluate"], ["export", "--format", "pt2"], ["posterior"], ["report"]):
             line = refused(capsys, command[0], run, *command[1:])
             assert re.search(
-                rf"every checkpoint is damaged \(.*asks for {os.mkdir.__module__}\.mkdir, expected tensors and plain",
+                rf"every checkpoint is damaged: .*asks for {os.mkdir.__module__}\.mkdir, expected tensors and plain",
                 line,
             )
             assert "weights_only" not in line

@@ -103,22 +103,30 @@ def read_config(folder: Path, kept: Mapping[str, Any] | None = None) -> dict[str
     path = folder / "config.json"
     try:
         config = read_json(path)
-        missing = [key for key in NEEDED if not isinstance(config, dict) or key not in config]
-        if missing:
-            raise CheckpointError(f"{path}: is not the config of a run (it lacks {missing[0]!r}); restore it")
-        for key, kind in NEEDED.items():
-            if not isinstance(config[key], kind):
-                raise CheckpointError(
-                    f"{path}: is not the config of a run (its {key} is {config[key]!r:.60}); restore it"
-                )
+        lacking = [key for key in NEEDED if not isinstance(config, dict) or key not in config]
+        if lacking:
+            raise CheckpointError(f"{path}: is not the config of a run (it lacks {lacking[0]!r}); restore it")
     except CheckpointError as error:
         if kept is None:
             raise
         seen = str(error).rpartition("; ")[0]  # without its remedy
         warnings.warn(f"{seen}; the settings are taken from the checkpoint", stacklevel=2)
+        _check_kinds(kept, path.with_name("checkpoint"))
         return dict(kept)
+    _check_kinds(config, path)
     _check_unedited(config, kept, path)
     return config
+
+
+def _check_kinds(config: Any, path: Path) -> None:
+    """Refuse settings of kinds that no run has: files that others made are taken for what they are."""
+    kinds = {**NEEDED, "lengthened": (list, NONE)}
+    wrong = [key for key, kind in kinds.items() if not isinstance(config.get(key), kind)]
+    wrong += ["lengthened"] * any(not isinstance(each, Mapping) for each in config.get("lengthened") or ())
+    if wrong:
+        raise CheckpointError(
+            f"{path}: is not the config of a run (its {wrong[0]} is {config.get(wrong[0])!r:.60}); restore it"
+        )
 
 
 def _check_unedited(config: Mapping[str, Any], kept: Mapping[str, Any] | None, path: Path) -> None:
@@ -130,7 +138,7 @@ def _check_unedited(config: Mapping[str, Any], kept: Mapping[str, Any] | None, p
         raise CheckpointError(f"{path}: {error}; restore it") from error
     if kept is None:
         return
-    lengths = [{key: each.get(key) for key in LENGTH} for each in (*config.get("lengthened", ()), config)]
+    lengths = [{key: each.get(key) for key in LENGTH} for each in (*(config.get("lengthened") or ()), config)]
     length = [] if {key: kept[key] for key in LENGTH} in lengths else LENGTH
     for key in (*MEANT, *length):
         if config.get(key) != kept.get(key):
