@@ -44,3 +44,7 @@ class CheckpointError(GensslError, RuntimeError):
 
 class OutOfMemoryError(GensslError, MemoryError):
     """An allocation failed, on the CPU or a GPU; the message says what to lower."""
+
+
+class ProcessError(GensslError, RuntimeError):
+    """One of several processes that fit together is gone, or does not answer."""

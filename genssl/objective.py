@@ -14,11 +14,13 @@ from pyro.infer import ELBO
 from pyro.infer.enum import get_importance_trace
 from torch import Tensor, nn
 
+from genssl import distributed
 from genssl.errors import SettingsError, SiteError
 from genssl.groups import Groups
 from genssl.objective_module import ObjectiveModule, buffers_kept, owners_of
 from genssl.sites import run_guide, run_model
 from genssl.terms import SLOTS, LogLikelihood, LogPrior, PosteriorEntropy, Site, Term, Traces
+from genssl.whole import own_values, whole
 
 
 @dataclass
@@ -149,20 +151,25 @@ class Objective(nn.Module, ELBO):
         A term gets the traces of the last training forward, and none twice; an owner's `update()` takes no argument.
         """
         modules = list(self._modules_made)
-        for module in modules:
-            traces, module.last = module.last, None
-            if traces is not None:
-                traces = traces.detach()
-                with torch.no_grad():
-                    for term in self._active():
-                        term.update(traces)
-        owners = {id(owner): owner for module in modules for owner in module.whole_owners}
-        for owner in owners.values():
-            advance = getattr(owner, "update", None)
-            if callable(advance):
-                advance()
+        with distributed.together():
+            for module in modules:
+                traces, module.last = module.last, None
+                if traces is not None:
+                    self._update_terms(traces.detach())
+            owners = {id(owner): owner for module in modules for owner in module.whole_owners}
+            for owner in owners.values():
+                advance = getattr(owner, "update", None)
+                if callable(advance):
+                    advance()
 
     # ------------------------------------------------------------------ inside
+
+    @torch.no_grad()
+    def _update_terms(self, traces: Traces) -> None:
+        stateful = [term for term in self._active() if type(term).update is not Term.update]
+        traces = whole(traces) if stateful else traces
+        for term in stateful:
+            term.update(traces)
 
     def run(self, model: Callable[..., Any] | None, guide: Callable[..., Any], groups: Groups) -> tuple[Terms, Traces]:
         """The slots with their graph, averaged over particles, and the traces of the last particle."""
@@ -195,6 +202,8 @@ class Objective(nn.Module, ELBO):
                 )
             model_sites = run_model(model, guide_sites, guide_trace, groups, whole="decoder" in needs)
         traces = Traces(groups, guide_sites, model_sites)
+        # What couples groups is computed over those of all processes, and each keeps its own groups' values.
+        everyone = whole(traces) if any(term.couples for term in self._active()) else traces
         zero = torch.zeros(groups.num_groups, device=groups.device)
         values: dict[str, Tensor] = {}
         sites: dict[str, dict[str, Tensor]] = {slot: {} for slot in SLOTS}
@@ -204,12 +213,19 @@ class Objective(nn.Module, ELBO):
         ):  # densities and reductions stay in float32, whoever calls
             for slot, combined in self.slots.items():
                 for weight, term in combined.parts:
-                    for name, value in term(traces).items():
+                    for name, value in self._value(term, traces, everyone).items():
                         same = sum(key.split(" #")[0] == name for key in sites[slot])
                         sites[slot][f"{name} #{same + 1}" if same else name] = value
                         weighted = weighted + weight * value
                 values[slot] = sum(sites[slot].values(), start=zero)
         return Terms(**values, objective=weighted, sites=sites), traces
+
+    @staticmethod
+    def _value(term: Term, traces: Traces, everyone: Traces) -> Mapping[str, Tensor]:
+        if not term.couples:
+            return term(traces)
+        with distributed.shared_stream():  # all draw the same, if it draws
+            return own_values(term(everyone))
 
     def _active(self) -> Iterator[Term]:
         return (term for combined in self.slots.values() for _, term in combined.parts)

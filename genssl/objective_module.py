@@ -12,6 +12,7 @@ import torch
 from pyro.infer import ELBO
 from torch import Tensor, nn
 
+from genssl import distributed
 from genssl.errors import SettingsError, SiteError
 from genssl.groups import Groups
 from genssl.terms import Traces
@@ -26,6 +27,9 @@ class ObjectiveModule(nn.Module):
     no active term needs (a decoder where there is no likelihood) are left out; a user's own module is taken whole. A parameter that
     the loss depends on and that is not among them (of a closure, or of pyro.param) is an error at the first forward: no optimiser
     would move it. `terms` holds the detached Terms of the last forward, `last` its traces until the next `update`.
+
+    With several processes a training forward takes this process's own groups, as many on each, and the mean over processes of losses
+    and gradients is that of the whole batch (`genssl.distributed`; DistributedDataParallel takes that mean).
     """
 
     def __init__(self, objective: Any, model: Callable[..., Any] | None, guide: Callable[..., Any]) -> None:
@@ -55,11 +59,21 @@ class ObjectiveModule(nn.Module):
         return loss
 
     def loss(self, groups: Groups) -> Tensor:
-        terms, traces = self.objective.run(*self._functions, groups)
+        with self._together(groups):
+            terms, traces = self.objective.run(*self._functions, groups)
         if self.training and torch.is_grad_enabled():  # a validation forward must not reach queues and banks
             self.last = traces
         self.terms = terms.detach()
         return -terms.objective.mean()
+
+    @contextmanager
+    def _together(self, groups: Groups) -> Iterator[None]:
+        """A training forward is one of all processes; in eval mode each measures by itself."""
+        if not self.training or not isinstance(groups, Groups):
+            yield
+            return
+        with distributed.together(), distributed.own_streams(groups.device):
+            yield
 
     def update(self) -> None:
         """Advance the state of terms and owners, after the optimiser step."""

@@ -14,11 +14,12 @@ from genssl.errors import GensslError, ShapeError, SiteError
 from genssl.groups import Groups
 from genssl.terms.closed_forms import is_delta
 from genssl.terms.traces import Site
+from genssl.whole import whole_draws
 
 
 def run_guide(guide: Callable[..., Any], groups: Groups, alone: bool) -> tuple[dict[str, Site], Trace]:
     """The guide's sites in their order, and its trace for the model to replay; `alone` where no model will be run."""
-    with _own_words():
+    with _own_words(), whole_draws():
         trace = poutine.trace(guide).get_trace(groups)
     sites = trace_sites(trace, groups, where="guide")
     if alone:

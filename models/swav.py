@@ -7,6 +7,7 @@ import torch
 from genssl.models.discriminative import DiscriminativeMethod
 from torch import Tensor, nn
 
+from genssl import distributed
 from genssl.groups import Groups
 from genssl.networks import output_size
 from genssl.objective import Objective
@@ -68,7 +69,9 @@ class SwAV(DiscriminativeMethod):
         with groups.plate:
             z = pyro.sample("z", self.delta(self.views(groups)))
             scores = pyro.sample("z_predicted", self.delta(self.prototypes(z)))
-            codes = sinkhorn(
-                scores.transpose(0, 1), self.sinkhorn_epsilon, self.sinkhorn_steps, groups.valid.transpose(0, 1)
-            )
-            pyro.sample("z_target", self.delta(codes.transpose(0, 1)))
+            pyro.sample("z_target", self.delta(distributed.over_all(self.codes, scores.detach(), groups.valid)))
+
+    def codes(self, scores: Tensor, valid: Tensor) -> Tensor:
+        """[G, J, K] assignments of equal shares over the groups of the whole batch, view by view."""
+        by_view, exists = scores.transpose(0, 1), valid.transpose(0, 1)
+        return sinkhorn(by_view, self.sinkhorn_epsilon, self.sinkhorn_steps, exists).transpose(0, 1)

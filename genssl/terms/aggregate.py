@@ -28,6 +28,7 @@ class AggregateEntropy(Term):
 
     slots = ("reconstruction",)
     space = "plane"
+    couples = True
     guide_family = "delta"
 
     def __init__(self, mi_weight: float = 0.0) -> None:
@@ -172,6 +173,7 @@ class Uniformity(Term):
 
     slots = ("reconstruction",)
     space = "sphere"
+    couples = True
     guide_family = "delta"
 
     def __init__(self, t: float = 2.0, weight: float = 1.0) -> None:

@@ -90,6 +90,7 @@ class WhitenedAttraction(Term):
 
     slots = ("prior",)
     space = "sphere"
+    couples = True
     guide_family = "delta"
 
     def __init__(self, shrinkage: float = 0.0) -> None:

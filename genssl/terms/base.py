@@ -32,6 +32,8 @@ class Term(nn.Module):
     """The guide that it is meant for: any, delta, normal, ..."""
     needs: frozenset[str] = frozenset()
     """Parts that must run for it: of model, decoder, target, predictor, prototypes, labels."""
+    couples: ClassVar[bool] = False
+    """Whether a group's value depends on the other groups of the batch: with several processes it then gets the traces of all of them."""
     kind: ClassVar[str] = "term"
     """How it enters: term, target transform, constraint, stop-gradient, alternation, inside the ratio."""
 

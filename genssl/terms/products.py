@@ -45,6 +45,7 @@ class ProductNormaliser(Term):
 
     slots = ("reconstruction",)
     space = "plane"
+    couples = True
     guide_family = "delta"
 
     def __init__(self, site: str = "z") -> None:

@@ -24,6 +24,7 @@ class ContrastiveNormaliser(Term):
 
     slots = ("reconstruction",)
     space = "sphere"
+    couples = True
     guide_family = "delta"
 
     def __init__(self, temperature: float = 0.5) -> None:
@@ -103,6 +104,7 @@ class VarianceCovariance(Term):
 
     slots = ("reconstruction",)
     space = "plane"
+    couples = True
     guide_family = "delta"
 
     def __init__(self, variance: float = 25.0, covariance: float = 1.0) -> None:
@@ -139,6 +141,7 @@ class OffDiagonalCorrelation(Term):
 
     slots = ("reconstruction",)
     space = "plane"
+    couples = True
     guide_family = "delta"
 
     def __init__(self, weight: float = 0.0051) -> None:
@@ -161,6 +164,7 @@ class DiagonalCorrelation(Term):
 
     slots = ("prior",)
     space = "plane"
+    couples = True
     guide_family = "delta"
 
     def forward(self, traces: Traces) -> Mapping[str, Tensor]:

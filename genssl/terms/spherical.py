@@ -31,6 +31,7 @@ class MonteCarloContrast(Term):
 
     slots = ("reconstruction",)
     space = "sphere"
+    couples = True
     kind = "inside the ratio"
 
     def __init__(self, concentration: float = 16.0, num_samples: int = 16) -> None:
@@ -58,6 +59,7 @@ class AveragedNormaliser(Term):
 
     slots = ("reconstruction",)
     space = "sphere"
+    couples = True
 
     def __init__(self, concentration: float = 16.0) -> None:
         super().__init__()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from genssl.distributed import summed
 from genssl.errors import SettingsError
 
 
@@ -56,7 +57,7 @@ class Centring(nn.Module):
     def forward(self, logits: Tensor, valid: Tensor) -> Tensor:
         if self.training and torch.is_grad_enabled():  # a validation forward must not move the centre
             total = torch.where(valid.unsqueeze(-1), logits.detach(), 0.0).sum((0, 1))
-            self.batch_mean.copy_(total / valid.sum())
+            self.batch_mean.copy_(summed(total) / summed(valid.sum()))
         return ((logits.detach() - self.centre) / self.temperature).softmax(-1)
 
     @torch.no_grad()
