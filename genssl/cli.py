@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import warnings
 from collections.abc import Callable
@@ -100,6 +101,7 @@ def fit(
     prior: str | None, tensorboard: str | None, no_report: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Fit METHOD (a name of `genssl methods`, or path/to/file.py:Class), then evaluate it and write the report."""
+    from genssl import distributed
     from genssl.callbacks import TensorBoard
     from genssl.fit.api import fit as fit_run
     from genssl.fit.longer import how_ended
@@ -116,21 +118,26 @@ def fit(
         )
         if tensorboard is not None:
             rest += ["--tensorboard", *[tensorboard] * bool(tensorboard)]
-        return shlex.join(["genssl", "fit", method, "--data", data_name, "--resume", "--out", str(folder), *rest])
+        return shlex.join([*program, "fit", method, "--data", data_name, "--resume", "--out", str(folder), *rest])
 
-    try:
-        run = fit_run(
-            method,
-            data_name,
-            settings=settings or None,
-            verify=not no_verify,
-            replace=replace or None,
-            callbacks=[] if tensorboard is None else [TensorBoard(tensorboard or None)],
-            **options,
-        )
-    except Interrupted as stop:
-        click.echo(f"\ngenssl: {stop.told}; go on with: {again(stop.folder)}", err=True)
-        raise click.exceptions.Exit(130) from stop
+    with distributed.started(options["device"]):
+        first, program = distributed.is_first(), distributed.program()
+        try:
+            with distributed.one_voice():
+                run = fit_run(
+                    method,
+                    data_name,
+                    settings=settings or None,
+                    verify=not no_verify,
+                    replace=replace or None,
+                    callbacks=[] if tensorboard is None else [TensorBoard(tensorboard or None)],
+                    **options,
+                )
+        except Interrupted as stop:
+            click.echo(f"\ngenssl: {stop.told}; go on with: {again(stop.folder)}", err=True)
+            raise click.exceptions.Exit(130) from stop
+    if not first:  # of several processes, one ends the run
+        return
     if not run.finished:
         click.echo(f"{run.path}: step {run.step} of {run.config['steps']}, saved; go on with: {again(run.path)}")
     elif no_report or ((run.path / "report.html").exists() and (run.path / "evaluation.json").exists()):
@@ -244,6 +251,8 @@ def _fail(message: str) -> int:
 
 
 def _show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:
-    """One line, without the place in the program for the library's own warnings."""
+    """One line, without the place in the program for the library's own warnings; of several processes, the first one's."""
+    if os.environ.get("RANK", "0") != "0":
+        return
     where = "" if category is UserWarning else f" ({category.__name__}, {filename}:{lineno})"
     click.echo(printable(f"genssl: warning: {' '.join(str(message).split())}{where}"), err=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 from genssl.datasets.data import SHARE, Data
 from genssl.datasets.items import Items
 from genssl.datasets.shapes import EXTENT, FIELD, SHAPES, fields
+from genssl.distributed import drawn_for_all
 from genssl.errors import SettingsError, ShapeError
 
 LEAST_SIZE = 16  # pixels: the largest sprite just stays inside such an image, the smallest is hard to tell already
@@ -89,6 +90,7 @@ class SpriteViews:
     colour: bool = False
     correlation: float = 0.0
     uses_label: ClassVar[bool] = True
+    by_row: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         number = isinstance(self.correlation, (int, float))
@@ -131,7 +133,10 @@ class SpriteViews:
 
     def draw(self, shape: Tensor, generator: torch.Generator) -> Tensor:
         """[B, 5] a style for each shape [B], on the device of `shape`."""
-        u = torch.rand(len(shape), len(self.factors), generator=generator, device=generator.device, dtype=torch.float32)
+        place, width = generator.device, len(self.factors)
+        u = drawn_for_all(
+            lambda batch: torch.rand(batch, width, generator=generator, device=place, dtype=torch.float32), len(shape)
+        )
         u, columns = u.to(shape.device), []
         for f, (_, low, high) in enumerate(self.factors.values()):
             centre = ((f + 1) * (shape + 1) % (len(SHAPES) + 1) - 0.5) / len(SHAPES)

@@ -39,6 +39,19 @@ def is_first() -> bool:
     return rank() == 0
 
 
+def part_of(rows: Tensor) -> Tensor:
+    """[n, *] -> [n / world, *], this process's slice of what all of them hold."""
+    size = len(rows) // world()
+    return rows[rank() * size : (rank() + 1) * size]
+
+
+def program() -> list[str]:
+    """The words in front of a command's arguments, by which processes like these are started again (on one machine)."""
+    if world() == 1:
+        return ["genssl"]
+    return ["torchrun", "--nproc-per-node", os.environ.get("LOCAL_WORLD_SIZE", str(world())), "-m", "genssl"]
+
+
 @contextmanager
 def started(device: torch.device | str | None = None, timeout: timedelta = TIMEOUT) -> Iterator[None]:
     """The process group of torchrun's variables (RANK, WORLD_SIZE, ...), ended with the block; a group that is there is left alone.

@@ -7,13 +7,14 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pyro
 import torch
 
+from genssl.distributed import agreed, by_first, first_of_machine, is_first, same_tensors, started, wait
 from genssl.files import sweep, write_json
 from genssl.fit import checkpoint, folder, longer, start
 from genssl.fit.batches import Batches
@@ -92,8 +93,11 @@ def fit(
     Stopping: Ctrl-C saves and raises KeyboardInterrupt. Numbers that are not finite raise NonFiniteError, which names term and site;
     the last good checkpoint stays. Resuming is exact to the bit on the same machine type, versions and threads.
 
+    Several processes (torchrun): every one calls fit with the same arguments and holds an equal slice of the groups of every batch; the
+    first writes the folder, measures and calls back. The result is that of one process up to rounding (`genssl.distributed`).
+
     Raises SettingsError, DataError, ShapeError, SiteError, NonFiniteError, OutOfMemoryError, CheckpointError (a folder that is taken or
-    damaged), DiskError.
+    damaged), DiskError, ProcessError (one of several processes is gone).
     """
     asked = {
         "settings": settings, "replaced": replace, "num_views": num_views, "epochs": epochs, "max_seconds": max_seconds,
@@ -106,30 +110,34 @@ def fit(
     method = find_class(method) if isinstance(method, str) else method
     name = method.__name__ if inspect.isclass(method) else type(method).__name__
     data_name = data_key(data) if isinstance(data, (str, os.PathLike)) else getattr(data, "name", None) or "data"
-    place = folder.to_resume(out, name, data_name, seed or 0) if resume else None
-    if asked["precision"] == "auto":  # a run goes on with what it found at its start
-        asked["precision"] = None if place is not None else fastest(resolve_device(device).type)
-    if resume and place is None and progress and out is None:
-        print(f"genssl: no run to go on with in {folder.RUNS}; starting one", file=sys.stderr)
 
     with ExitStack() as contexts:
+        contexts.enter_context(started(device))
+        writes, progress = is_first(), progress and is_first()
+        place = by_first(lambda: folder.to_resume(out, name, data_name, seed or 0)) if resume else None
+        if asked["precision"] == "auto":  # a run goes on with what it found at its start
+            asked["precision"] = None if place is not None else agreed(fastest(resolve_device(device).type))
+        if resume and place is None and progress and out is None:
+            print(f"genssl: no run to go on with in {folder.RUNS}; starting one", file=sys.stderr)
         contexts.enter_context(generators_kept())
         contexts.enter_context(threads_kept())
         state: dict[str, Any] = {}
         remedy = "lower --limit, make the networks smaller, or give a torch Dataset, which reads its items when asked"
         starting = memory_told("reading the data and building the method", remedy)
-        if place is None:
-            folder.check_free(out)
-            with starting:
-                config, loaded, method = start.new(method, data, asked, validation, device, download, verify)
-        else:
-            contexts.enter_context(folder.locked(place))
-            with starting:
-                state = checkpoint.load(place / "checkpoint") or {}
-                kept = state.get("config")
-                config, loaded, method = start.old(place, kept, method, data, asked, validation, device, download)
+        with first_of_machine() if download else nullcontext():
+            if place is None:
+                by_first(lambda: folder.check_free(out))
+                with starting:
+                    config, loaded, method = start.new(method, data, asked, validation, device, download, verify)
+            else:
+                contexts.enter_context(folder.locked(place) if writes else nullcontext())
+                with starting:
+                    state = by_first(lambda: checkpoint.load(place / "checkpoint")) or {}
+                    kept = state.get("config")
+                    config, loaded, method = start.old(place, kept, method, data, asked, validation, device, download)
         chosen = torch.device(config["device"])
         loaded, method = loaded.to(chosen), method.to(chosen)
+        same_tensors(value for value in method.state_dict().values() if isinstance(value, torch.Tensor))
         views = views if views is not None else getattr(loaded, "views", None)
         start.check_views(config, views, place)
         if isinstance(loaded.train, Groups) and int(loaded.train.count.max()) < 2 < 1 + loaded.train.num_views:
@@ -167,18 +175,15 @@ def fit(
             for sentence in config["foretold"]:
                 warnings.warn(f"{name}: {sentence}", stacklevel=2)
             config |= {
-                "steps": _steps(trial, total, config, follow, looks if measure is True else None),
+                "steps": agreed(_steps(trial, total, config, follow, looks if measure is True else None)),
                 "steps_per_epoch": batches.steps_per_epoch,
             }
             config |= {"slots": {slot: str(term) for slot, term in module.objective.slots.items()}}
-            place = folder.make(out, name, data_name, config["seed"])
-            contexts.enter_context(folder.locked(place))
-            folder.check_free(place)  # another process may have been there since
-            sweep(place)
-            write_json(place / "config.json", config)
+            place = by_first(lambda: folder.make(out, name, data_name, config["seed"]))
+            contexts.enter_context(folder.locked(place) if writes else nullcontext())
+            by_first(lambda: _begin(config, place))
         else:
-            longer.keep(config, place)
-            sweep(place / "checkpoint")
+            by_first(lambda: _go_on(config, place))
             first = restore(state, method, module, optimiser, place) if state else 0
         stop = config["steps"] if max_steps is None else min(max_steps, config["steps"])
         if first < stop:
@@ -196,9 +201,23 @@ def fit(
                 progress,
                 state.get("gathered", (None, 0)),
             )
-        elif not checkpoint.steps(place / "checkpoint"):
+        elif writes and not checkpoint.steps(place / "checkpoint"):
             checkpoint.save(place / "checkpoint", first, state_of(method, module, optimiser, config))
+        wait()
     return Run(place, config, method.eval(), loaded, views)
+
+
+def _begin(config: dict[str, Any], place: Path) -> None:
+    """The config of a new run in its folder, which is ours by now."""
+    folder.check_free(place)  # another process may have been there since
+    sweep(place)
+    write_json(place / "config.json", config)
+
+
+def _go_on(config: dict[str, Any], place: Path) -> None:
+    """Sweep what a killed process left, and keep the config of a longer run."""
+    longer.keep(config, place)
+    sweep(place / "checkpoint")
 
 
 def _steps(trial: Stepper, total: int, config: dict[str, Any], follow: Follow, looks: Looks | None) -> int:

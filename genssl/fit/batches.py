@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from genssl.distributed import of_a_part, part_of, world
 from genssl.errors import SettingsError
 from genssl.fit.randomness import generators_kept, seed_noise, stream_seed
 from genssl.groups import Groups
@@ -21,6 +22,9 @@ class Batches:
 
     split: Items or Stream (views are made), or Groups (natural views, taken as they are). num_workers reading processes serve a
     Stream; they change no number.
+
+    Of several processes, rank r gets slice r of every batch, with the views that one process would give it: views that are `by_row`
+    (`genssl.views.compose.Transform`) are made of the slice alone, others of the whole batch on every process.
     """
 
     def __init__(
@@ -36,6 +40,10 @@ class Batches:
         if batch_size > len(split):
             raise SettingsError(
                 f"batch_size = {batch_size} groups, but there are {len(split)} to train on; give a smaller --batch-size"
+            )
+        if batch_size % world():
+            raise SettingsError(
+                f"batch_size = {batch_size} groups for {world()} processes, expected a multiple of {world()}: it counts the groups of all"
             )
         self.split, self.views, self.num_views, self.batch_size = split, views, num_views, batch_size
         self.seed, self.device, self.num_workers = seed, device, num_workers
@@ -67,6 +75,9 @@ class Batches:
         return next(self.run(step, step + 1))[1]
 
     def _epoch(self, order: tuple[Tensor, ...], epoch: int, step: int) -> Iterator[Groups]:
+        by_row = isinstance(self.split, Groups) or self.views is None or getattr(self.views, "by_row", False)
+        if by_row:
+            order = tuple(part_of(index) for index in order)
         if isinstance(self.split, Groups):
             for index in order:
                 groups = self.split[index.to(self.split.device)].to(self.device)
@@ -75,11 +86,27 @@ class Batches:
             return
         seed = stream_seed(self.seed, "items", epoch)
         for offset, (x, label, index) in enumerate(self.split.batches(order, self.num_workers, seed)):
-            groups = _views(x, label, index, self.views, self.num_views, self.seed, step + offset, self.device)
+            with of_a_part() if by_row else nullcontext():
+                groups = _views(x, label, index, self.views, self.num_views, self.seed, step + offset, self.device)
             groups.total = len(self.split)
             if groups.num_groups == len(index):
                 groups.rows = index
-            yield groups
+            yield groups if by_row else _part(groups)
+
+
+def _part(groups: Groups) -> Groups:
+    """This process's slice of groups, which keep their places."""
+    if world() == 1:
+        return groups
+    if groups.num_groups % world():
+        raise SettingsError(
+            f"views gave {groups.num_groups} groups for {world()} processes, expected a multiple of {world()}"
+        )
+    part = groups[part_of(torch.arange(groups.num_groups, device=groups.device))]
+    part.total = groups.total
+    if groups.placed:
+        part.rows = part_of(groups.rows)
+    return part
 
 
 def first_groups(split: Any, size: int, views: Any, num_views: int, seed: int, device: torch.device) -> Groups:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from genssl._version import __version__
+from genssl.distributed import local_rank, world
 from genssl.errors import SettingsError
 from genssl.files import plain
 from genssl.fit.optimiser import OPTIMISERS, SCHEDULES
@@ -84,11 +85,13 @@ def describe_callable(given: Any) -> str | None:
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device:
-    """auto: a GPU where there is one."""
+    """auto: a GPU where there is one; of several processes each takes the GPU of its number on its machine."""
     name = str(device or "auto")
     if name == "auto":
-        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, number = name.partition(":")
+    if world() > 1 and kind == "cuda":
+        number = str(local_rank())
     if kind not in ("cpu", "cuda") or not (number or "0").isdigit():
         raise SettingsError(f"device = {name!r}, expected auto, cpu or cuda")
     if kind == "cpu":
@@ -107,7 +110,7 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
 def environment(device: torch.device) -> dict[str, Any]:
     """Versions, threads and machine: bit-for-bit equality holds where these are the same."""
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    return {"versions": _versions(), "threads": torch.get_num_threads(), "machine": machine}
+    return {"versions": _versions(), "threads": torch.get_num_threads(), "machine": machine, "processes": world()}
 
 
 @functools.cache
@@ -155,6 +158,8 @@ def tell_changes(config: Mapping[str, Any], device: torch.device, folder: Path) 
     ]
     if config.get("machine") != now["machine"]:
         changed.append(f"machine {config.get('machine')} (now {now['machine']})")
+    if config.get("processes", 1) != now["processes"]:
+        changed.append(f"{config.get('processes', 1)} processes (now {now['processes']})")
     if config["device"].partition(":")[0] != device.type:
         changed.append(f"device {config['device']} (now {device})")
     if changed:

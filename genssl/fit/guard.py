@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from genssl.distributed import average, some
 from genssl.errors import NonFiniteError
 from genssl.groups import Groups
 from genssl.objective_module import ObjectiveModule
@@ -14,23 +15,19 @@ ORDER = ("entropy", "prior", "reconstruction")
 
 
 def explain(module: ObjectiveModule, groups: Groups, step: int) -> NonFiniteError:
-    """Repeat a failed step and name what failed first: the data, a parameter, a term and its site, or a gradient."""
+    """Repeat a failed step and name what failed first: the data, a parameter, a term and its site, or a gradient; all processes say what
+    one of them found."""
     where = f"step {step}"
-    found = of_data(groups, where) or of_parameters(module, where)
+    found = some(of_data(groups, where) or of_parameters(module, where))
     if found is not None:
         return found
     module.zero_grad(set_to_none=True)
     loss = module(groups)
-    assert module.terms is not None
-    for slot in ORDER:
-        for site, value in module.terms.sites[slot].items():
-            if not bool(torch.isfinite(value).all()):
-                row = _first_row(value)
-                return NonFiniteError(
-                    f"{where}: the {slot} term of site '{site}' is {float(value[row])} for group {int(groups.index[row])}; lower the "
-                    "learning rate, or clip gradients"
-                )
+    found = some(_of_terms(module, groups, where))
+    if found is not None:
+        return found
     loss.backward()
+    average(parameter.grad for parameter in module.parameters() if parameter.grad is not None)
     for name, parameter in module.named_parameters():
         if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
             return NonFiniteError(
@@ -46,6 +43,20 @@ def explain(module: ObjectiveModule, groups: Groups, step: int) -> NonFiniteErro
     return NonFiniteError(
         f"{where}: the loss was not finite, but is when repeated; is something outside (seed, step) random?"
     )
+
+
+def _of_terms(module: ObjectiveModule, groups: Groups, where: str) -> NonFiniteError | None:
+    """The error for a term of the last forward that is not finite, if there is one."""
+    assert module.terms is not None
+    for slot in ORDER:
+        for site, value in module.terms.sites[slot].items():
+            if not bool(torch.isfinite(value).all()):
+                row = _first_row(value)
+                return NonFiniteError(
+                    f"{where}: the {slot} term of site '{site}' is {float(value[row])} for group {int(groups.index[row])}; lower the "
+                    "learning rate, or clip gradients"
+                )
+    return None
 
 
 def of_data(groups: Groups, where: str) -> NonFiniteError | None:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from genssl.datasets import Stream
+from genssl.distributed import is_first
 from genssl.errors import SettingsError
 from genssl.evaluation.slots import slot_measures
 from genssl.fit.batches import first_groups
@@ -53,7 +54,8 @@ class Looks:
 
     def start(self, first: int) -> None:
         """Drop what a killed run wrote after the checkpoint that it goes on from."""
-        keep_until(self.path, first)
+        if is_first():
+            keep_until(self.path, first)
 
     def take(self, step: int) -> dict[str, Any]:
         """Look, write the line of this step, and return it."""

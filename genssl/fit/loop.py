@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from genssl import distributed
 from genssl.datasets.reading import reader_died
 from genssl.errors import CheckpointError, DataError, NonFiniteError, OutOfMemoryError
 from genssl.files import to_disk
@@ -100,17 +101,23 @@ def run_steps(
     progress: bool = True,
     gathered: tuple[Tensor | None, int] = (None, 0),
 ) -> None:
-    """Take the steps first..last-1. Saves at the end, now and then, and before Interrupted. gathered: as of `Metrics`."""
+    """Take the steps first..last-1. Saves at the end, now and then, and before Interrupted. gathered: as of `Metrics`.
+
+    Of several processes the first writes, looks and calls back, while the others wait in their next step.
+    """
     batches, total, saves = stepper.batches, stepper.steps, folder / "checkpoint"
+    writes = distributed.is_first()
     looks.start(first)
     metrics, shown = Metrics(folder / "metrics.jsonl", first, gathered), Progress(first, total, progress)
     saved_at, since, since_step = time.monotonic(), time.perf_counter(), first
     looked: list[dict[str, Any]] = []  # since the last line
 
     def save(step: int) -> None:
-        for lines in (metrics.path, looks.path):  # a power cut must not take lines that the checkpoint lies behind
-            to_disk(lines)
-        checkpoint.save(saves, step, {**state(), "gathered": (metrics.sums, metrics.count)})
+        metrics.share()
+        if writes:
+            for lines in (metrics.path, looks.path):  # a power cut must not take lines that the checkpoint lies behind
+                to_disk(lines)
+            checkpoint.save(saves, step, {**state(), "gathered": (metrics.sums, metrics.count)})
 
     with _kept_is_told(folder), batches.memory_told(), _interruptible() as interrupted, _closed_at_the_end(callbacks):
         try:
@@ -123,17 +130,18 @@ def run_steps(
                 if step in looks.steps:  # before the checkpoint of this step, so that none is lost
                     began = time.perf_counter()
                     stepper.check()
-                    looked.append(looks.take(step))
+                    if writes:
+                        looked.append(looks.take(step))
                     since += time.perf_counter() - began
                 epoch, ends = -(-step // batches.steps_per_epoch), step % batches.steps_per_epoch == 0
                 if step % LOG_EVERY == 0 or ends or step == last:
                     stepper.check()
                     taken = time.perf_counter() - since
                     speed = (step - since_step) * batches.batch_size * batches.num_views / taken
-                    knn = follow.knn() if follow.due(epoch, ends, step == total) else None
+                    knn = follow.knn() if writes and follow.due(epoch, ends, step == total) else None
                     line = metrics.write(step, epoch, speed, knn=knn)
                     shown.line(line, last=step == last)
-                    for callback in callbacks:
+                    for callback in callbacks if writes else ():
                         callback(Line(line, folder, looked))
                     looked.clear()
                     stepper.module.train()  # whatever a callback left it in
@@ -141,7 +149,7 @@ def run_steps(
                         save(step)
                         saved_at = time.monotonic()
                     since, since_step = time.perf_counter(), step  # measuring and saving are no part of the speed
-                if interrupted():
+                if distributed.anywhere(interrupted()):
                     stepper.check()
                     save(step)
                     raise Interrupted(folder, step)

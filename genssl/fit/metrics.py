@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genssl.distributed import average, is_first
 from genssl.files import cannot_write, write_bytes
 from genssl.objective import Terms
 
@@ -40,8 +41,9 @@ class Metrics:
 
     def __init__(self, path: Path, step: int, gathered: tuple[Tensor | None, int] = (None, 0)) -> None:
         self.path = path
-        keep_until(path, step)
-        append(path, None)
+        if is_first():
+            keep_until(path, step)
+            append(path, None)
         self.sums, self.count = gathered
 
     def add(self, terms: Terms) -> None:
@@ -50,13 +52,20 @@ class Metrics:
         self.sums = values if self.sums is None else self.sums.to(values.device) + values
         self.count += 1
 
+    def share(self) -> None:
+        """Make the sums those of all processes, as the one that saves them keeps them."""
+        if self.sums is not None:
+            average([self.sums])
+
     def write(self, step: int, epoch: int, views_per_second: float, **extra: Any) -> dict[str, Any]:
-        """Write the line of this step."""
+        """Write the line of this step, means over the groups of all processes."""
         assert self.sums is not None
+        average([self.sums])
         means = dict(zip(SLOTS, (self.sums / self.count).tolist(), strict=True))
         line = {"step": step, "epoch": epoch, **means, "views_per_second": views_per_second, **extra}
         self.sums, self.count = None, 0
-        append(self.path, line)
+        if is_first():
+            append(self.path, line)
         return line
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from genssl.datasets.root import data_root
+from genssl.distributed import by_first, world
 from genssl.errors import SettingsError
 from genssl.files import plain
 from genssl.fit.build import build, check_method, describe_class
@@ -45,6 +46,7 @@ def new(
     loaded = read_data(data, seed, validation, asked["limit"], asked["data_root"], download, verify)
     fallback = defaults(method, loaded.name)
     fallback["batch_size"] = min(fallback["batch_size"], len(loaded.train))
+    fallback["batch_size"] = max(fallback["batch_size"] // world(), 1) * world()
     if isinstance(loaded.train, Groups):
         fallback["num_views"] = loaded.train.num_views
         if asked["num_views"] not in (None, loaded.train.num_views):
@@ -98,7 +100,7 @@ def old(
     download: bool,
 ) -> Start:
     """The settings of the run in `place` (kept: those in its checkpoint), its data, and the method with initial weights."""
-    config = read_config(place, kept)
+    config = by_first(lambda: read_config(place, kept))
     check_class(config, method, place)
     lengthen(config, asked, place)
     check_same(config, asked, place)

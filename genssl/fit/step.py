@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from genssl import distributed
 from genssl.fit.batches import Batches
 from genssl.fit.guard import explain
 from genssl.fit.optimiser import CLEAR_EVERY, clear_vanished, learning_rate
@@ -60,11 +61,13 @@ class Stepper:
         self.optimiser.zero_grad(set_to_none=True)
         loss = self.module(groups)
         loss.backward()
+        loss = loss.detach()
+        distributed.average([loss, *(p.grad for p in self.parameters if p.grad is not None)])
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         if self.clip:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm)
         self.first = step if self.first is None else self.first
-        self.good = self.good & torch.isfinite(loss.detach()) & torch.isfinite(norm)
+        self.good = self.good & torch.isfinite(loss) & torch.isfinite(norm)
         self.count += self.good
         if self.masks:
             self.optimiser.found_inf = (~self.good).float()  # type: ignore[attr-defined]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyro
 
+from genssl.distributed import agreed, some
 from genssl.errors import GensslError, SettingsError, SiteError
 from genssl.fit.build import told
 from genssl.fit.guard import of_data, of_parameters
@@ -31,7 +32,7 @@ def check_first_step(stepper: Stepper, given: Mapping[str, Any]) -> Traces:
     """
     with stepper.batches.memory_told():
         module, groups = stepper.module, stepper.batches.at(0)
-    found = of_data(groups, "step 0") or of_parameters(module, "step 0")
+    found = some(of_data(groups, "step 0") or of_parameters(module, "step 0"))
     if found is not None:
         raise found
     with stepper.batches.memory_told(), _undone(stepper), pyro.validation_enabled(True):
@@ -69,7 +70,7 @@ def seconds_per_step(stepper: Stepper, most: int, budget: float) -> float:
             stepper(step, groups)
             bool(stepper.good)  # waits for the device
             times.append(time.perf_counter())
-            if step > 2 * WARM and times[-1] - times[0] > min(3.0, 0.1 * budget):
+            if agreed(step > 2 * WARM and times[-1] - times[0] > min(3.0, 0.1 * budget)):
                 break
         stepper.check()
     start = WARM if len(times) > 2 * WARM else 0

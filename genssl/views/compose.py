@@ -10,13 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from genssl.distributed import drawn_for_all
 from genssl.errors import SettingsError, ShapeError
 
 
 class Transform(Protocol):
     """What makes a transform ours: (x [B, *event], index [B] or None, generator) -> (views [B, *event'], style [B, S]),
     row by row independently, and a name and kind ("continuous", "circular" or "categorical") for each of the S factors.
-    One that has `uses_label` True is given label=[B] besides.
+    One that has `uses_label` True is given label=[B] besides. One that has `by_row` True makes the same views of a part of a batch
+    as of the whole, by drawing through `genssl.distributed.drawn_for_all`; of others, several processes make the whole batch.
     """
 
     @property
@@ -33,6 +35,7 @@ class Identity:
 
     style_names: tuple[str, ...] = ()
     style_kinds: tuple[str, ...] = ()
+    by_row = True
 
     def __call__(self, x: Tensor, index: Tensor | None, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         return x, x.new_zeros(len(x), 0)
@@ -62,6 +65,7 @@ class Compose:
         self.style_names = tuple(f"{name}_{n + 1}" if n else name for name, n in zip(names, earlier, strict=True))
         self.style_kinds = tuple(kind for transform in transforms for kind in transform.style_kinds)
         self.uses_label = any(getattr(transform, "uses_label", False) for transform in transforms)
+        self.by_row = all(getattr(transform, "by_row", False) for transform in transforms)
 
     def __call__(
         self, x: Tensor, index: Tensor | None, generator: torch.Generator, label: Tensor | None = None
@@ -91,6 +95,7 @@ class PerImage:
 
     style_names: tuple[str, ...] = ()
     style_kinds: tuple[str, ...] = ()
+    by_row = True
 
     def __init__(self, transform: Callable[[Tensor], Tensor]) -> None:
         if not callable(transform):
@@ -100,7 +105,9 @@ class PerImage:
         self.transform = transform
 
     def __call__(self, x: Tensor, index: Tensor | None, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        seeds = torch.randint(2**32, (len(x),), generator=generator, device=generator.device).tolist()
+        seeds = drawn_for_all(
+            lambda batch: torch.randint(2**32, (batch,), generator=generator, device=generator.device), len(x)
+        ).tolist()
         of_python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
         try:
             with torch.random.fork_rng(devices=[]):

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from genssl.distributed import drawn_for_all
 from genssl.errors import ShapeError
 from genssl.views.style import CATEGORICAL, CONTINUOUS, Styled
 
@@ -141,9 +142,11 @@ class Noise(Styled):
 
     def __call__(self, x: Tensor, index: Tensor | None, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         self._check_images(x)
-        style = self.draw(len(x), x.shape[-2], x.shape[-1], generator).to(x.device)
+        style = self._draw_for(x, generator)
         scale = _strength(self, "noise", x, style)[:, None, None, None]
-        noise = torch.randn(x.shape, generator=generator, device=generator.device).to(x.device)
+        noise = drawn_for_all(
+            lambda batch: torch.randn(batch, *x.shape[1:], generator=generator, device=generator.device), len(x)
+        ).to(x.device)
         views = torch.addcmul(x.to(scale.dtype), noise.to(scale.dtype), scale)
         return (views.clamp_(0, 1) if self.clamp else views).to(x.dtype), style
 

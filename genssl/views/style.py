@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from genssl.distributed import drawn_for_all
 from genssl.errors import DataError, SettingsError, ShapeError
 
 CONTINUOUS, CIRCULAR, CATEGORICAL = "continuous", "circular", "categorical"
@@ -21,11 +23,18 @@ class Styled:
     their style, has no `apply`, and only the first of these laws.)
     """
 
+    by_row: ClassVar[bool] = True
+
     def __call__(self, x: Tensor, index: Tensor | None, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """x [B, C, H, W] in [0, 1] -> (views [B, C, h, w], style [B, S]), on the device of x; `index` is not used."""
         self._check_images(x)
-        style = self.draw(len(x), x.shape[-2], x.shape[-1], generator).to(x.device)
+        style = self._draw_for(x, generator)
         return self.apply(x, style), style
+
+    def _draw_for(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """[B, S] the style of views of x, which may be one process's part of a batch."""
+        height, width = x.shape[-2:]
+        return drawn_for_all(lambda batch: self.draw(batch, height, width, generator), len(x)).to(x.device)
 
     def draw(self, batch: int, height: int, width: int, generator: torch.Generator) -> Tensor:
         """[batch, S] the style of `batch` views of images height x width, on the generator's device."""
