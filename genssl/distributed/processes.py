@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -66,7 +67,8 @@ def started(device: torch.device | str | None = None, timeout: timedelta = TIMEO
             _check_gpus()
             torch.cuda.set_device(local_rank())
         with _told():
-            dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", timeout=timeout)
+            backend, (store, number, size) = "cpu:gloo,cuda:nccl" if gpu else "gloo", _fresh_store(timeout)
+            dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=timeout)
     try:
         with _told():
             yield
@@ -74,6 +76,18 @@ def started(device: torch.device | str | None = None, timeout: timedelta = TIMEO
         if begins and dist.is_initialized():
             with suppress(RuntimeError):  # the others may have gone
                 dist.destroy_process_group()
+
+
+_met: list[Any] = []
+_starts = itertools.count()
+
+
+def _fresh_store(timeout: timedelta) -> tuple[Any, int, int]:
+    """The store of torchrun's variables, rank and world; what an earlier group left in it is under another name."""
+    if not _met:
+        _met.extend(next(dist.rendezvous("env://", timeout=timeout)))
+    store, number, size = _met
+    return dist.PrefixStore(f"genssl/{next(_starts)}", store), number, size
 
 
 def _check_gpus() -> None:
@@ -94,9 +108,10 @@ def _told() -> Iterator[None]:
         lost = isinstance(error, dist.DistError) or "gloo" in text or "NCCL" in text
         if isinstance(error, GensslError) or not lost:
             raise
+        reason = text.rpartition("] ")[2].partition(". ")[0]
         raise ProcessError(
-            f"process {rank()} lost another of the {os.environ.get('WORLD_SIZE', world())} ({text:.160}); the last checkpoint is kept, "
-            "go on with --resume"
+            f"process {rank()} of {world()} lost another one ({reason}); if that said nothing it was killed: look at memory, then go on "
+            "with --resume"
         ) from error
 
 
