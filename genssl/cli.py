@@ -33,6 +33,10 @@ def cli(context: click.Context) -> None:
     """Probabilistic programming for self-supervised learning."""
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
+    elif context.invoked_subcommand != "fit" and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise click.UsageError(
+            f"Several processes (torchrun) are for fit; run genssl {context.invoked_subcommand} alone."
+        )
 
 
 for _command in (cli_lists.methods, cli_lists.terms, cli_lists.data):
@@ -110,7 +114,6 @@ def fit(
 
     given = {"reconstruction": reconstruction, "entropy": entropy, "prior": prior}
     replace = {slot: text for slot, text in given.items() if text is not None}
-    settings = dict(parse_setting(pair) for pair in pairs)
 
     def again(folder: Path) -> str:
         rest = ["--no-report"] * no_report + ["--num-workers", str(options["num_workers"])] * (
@@ -127,7 +130,7 @@ def fit(
                 run = fit_run(
                     method,
                     data_name,
-                    settings=settings or None,
+                    settings=dict(parse_setting(pair) for pair in pairs) or None,
                     verify=not no_verify,
                     replace=replace or None,
                     callbacks=[] if tensorboard is None else [TensorBoard(tensorboard or None)],
@@ -235,6 +238,8 @@ def exit_status(run: Callable[[], Any]) -> int:
         except click.exceptions.Exit as leave:
             return leave.exit_code
         except click.UsageError as error:
+            if _is_echo():
+                return 2
             return _fail(f"{error.format_message()} See: {error.ctx.command_path if error.ctx else 'genssl'} --help")
         except click.ClickException as error:
             return _fail(error.format_message())
@@ -245,6 +250,11 @@ def exit_status(run: Callable[[], Any]) -> int:
             return 130
 
 
+def _is_echo() -> bool:
+    """Whether this is one of several processes, and not the first, which says what all of them find alike."""
+    return os.environ.get("RANK", "0") != "0"
+
+
 def _fail(message: str) -> int:
     click.echo(printable(f"genssl: {' '.join(message.split())}"), err=True)
     return 2
@@ -252,7 +262,7 @@ def _fail(message: str) -> int:
 
 def _show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:
     """One line, without the place in the program for the library's own warnings; of several processes, the first one's."""
-    if os.environ.get("RANK", "0") != "0":
+    if _is_echo():
         return
     where = "" if category is UserWarning else f" ({category.__name__}, {filename}:{lineno})"
     click.echo(printable(f"genssl: warning: {' '.join(str(message).split())}{where}"), err=True)
