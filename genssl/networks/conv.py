@@ -30,9 +30,8 @@ def conv_encoder(event_shape: Sequence[int], outputs: int, blocks: int = 1) -> n
     Its basic block is taken: BatchNorm behind every convolution and a skip connection. blocks: blocks a stage, 1 as printed; 2 make
     the 18 layers of the name.
 
-    BatchNorm couples the views of a batch while training: q(z_j | x_j) then depends, a little, on the other views and groups, and the
-    statistics of several processes differ unless torch.nn.SyncBatchNorm replaces it. In eval() running averages make every view
-    independent of the others.
+    BatchNorm couples the views of a batch while training: q(z_j | x_j) then depends, a little, on the other views and groups, those of
+    other processes too (`genssl.distributed`). In eval() running averages make every view independent of the others.
     """
     channels, side = image_shape(event_shape, "conv")
     return nn.Sequential(

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch.nn.parallel import DistributedDataParallel
 
 from genssl import Groups
 from genssl.fit.build import gallery
@@ -25,7 +26,11 @@ SETTINGS = {
     "SwAV": {"num_prototypes": 4},
     "WMSE": {"head": (6, 2)},
 }
-MORE = {"MCInfoNCE separated": {"num_samples": 2, "separated": True}, "SimVAE set": {"group_guide": "set"}}
+MORE = {
+    "MCInfoNCE separated": {"num_samples": 2, "separated": True},
+    "SimVAE set": {"group_guide": "set"},
+    "SimCLR DDP": {},  # in torch's own wrapper, which takes the mean of gradients itself
+}
 TERMS = (
     "KernelDensityEntropy", "NearestNeighbourEntropy:k=2", "SphericalEntropy:mi_weight=0.5", "Uniformity",
     "LogDeterminantEntropy:shrinkage=0.1",
@@ -63,6 +68,7 @@ def steps(name, ragged, part):
     method = build(name, batch(name, ragged, 0))
     module = method.objective(method.model, method.guide)
     module.train()
+    forward = DistributedDataParallel(module) if name.endswith("DDP") and dist.is_initialized() else module
     optimiser = torch.optim.SGD(module.parameters(), lr=1e-2)
     found = []
     for step in range(STEPS):
@@ -71,7 +77,7 @@ def steps(name, ragged, part):
         groups.total, groups.rows = whole.total, whole.rows[part]
         torch.manual_seed(step)
         optimiser.zero_grad()
-        loss = module(groups)
+        loss = forward(groups)
         loss.backward()
         values = [loss.detach(), *(p.grad for p in module.parameters() if p.grad is not None)]
         genssl.distributed.average(values)
