@@ -59,8 +59,11 @@ def started(device: torch.device | str | None = None, timeout: timedelta = TIMEO
 
     gloo, and NCCL for tensors on a GPU. A process that cannot reach the others raises ProcessError.
     """
-    begins = int(os.environ.get("WORLD_SIZE", 1)) > 1 and "RANK" in os.environ and dist.is_available()
-    begins = begins and not dist.is_initialized()
+    given = int(os.environ.get("WORLD_SIZE", 1)) > 1 and {"RANK", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
+    begins = given and dist.is_available() and not dist.is_initialized()
+    if not begins and world() == 1:
+        yield
+        return
     if begins:
         gpu = str(device or "auto").partition(":")[0] != "cpu" and torch.cuda.is_available()
         if gpu:
@@ -110,8 +113,8 @@ def _told() -> Iterator[None]:
             raise
         reason = text.rpartition("] ")[2].partition(". ")[0]
         raise ProcessError(
-            f"process {rank()} of {world()} lost another one ({reason}); if that said nothing it was killed: look at memory, then go on "
-            "with --resume"
+            f"process {os.environ.get('RANK', rank())} of {os.environ.get('WORLD_SIZE', world())} lost another one ({reason}); if that "
+            "said nothing it was killed: look at memory, then go on with --resume"
         ) from error
 
 

@@ -112,6 +112,9 @@ def process(rank, port, place):
         for name, fit in fits(place / "two"):
             run = attempt(fit)
             assert not isinstance(run, str), (name, run)
+            found[name] = [
+                float(v.double().sum()) for v in run.method.state_dict().values() if isinstance(v, torch.Tensor)
+            ]
         found["uneven"] = attempt(
             lambda: genssl.fit("SimVAE", "digits", out=place / "uneven", **{**SMALL, "batch_size": 15})
         )
@@ -171,6 +174,7 @@ def assert_same_run(folder, other):
 def test_the_run_of_one(place, found, name):
     assert_same_run(place / "one" / name, place / "two" / name)
     assert json.loads((place / "two" / name / "config.json").read_text())["processes"] == 2
+    assert found[0][name] == found[1][name]  # both processes hold the same, bit for bit
 
 
 def test_resumed_by_another_number(place, found, float64):
