@@ -14,6 +14,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from genssl import distributed
+from genssl.distributions import GroupPosterior
 from genssl.distributions.spherical import Spherical
 from genssl.errors import SiteError
 from genssl.groups import Groups
@@ -51,32 +52,34 @@ class WholeSite:
 
 
 class WholeDraws(Messenger):
-    """Sites of a Normal or spherical law are drawn for all processes' groups, and each process takes its own.
+    """Sites of a Normal, GroupPosterior or spherical law are drawn for all processes' groups, and each process takes its own.
 
-    A Normal needs no message for that: noise is drawn for all, and scaled here. A law on the sphere is gathered. Other laws are drawn
+    Normal laws need no message for that: noise is drawn for all, and scaled here. A law on the sphere is gathered. Other laws are drawn
     here alone, from this process's stream.
     """
 
     def _pyro_sample(self, msg: Any) -> None:
-        if msg["value"] is not None or msg["is_observed"] or isinstance(msg["fn"], dist.Delta):
-            return
-        frames = [frame for frame in msg["cond_indep_stack"] if frame.name == "groups"]
-        fn = msg["fn"]
-        normal = diagonal_normal(fn)
-        if not frames or not (normal is not None or isinstance(_bare(fn), Spherical)):
+        fn, frames = msg["fn"], [frame for frame in msg["cond_indep_stack"] if frame.name == "groups"]
+        if msg["value"] is not None or msg["is_observed"] or not frames:
             return
         dim = _groups_dim(fn, frames[0].dim)
-        if normal is None:
+        if isinstance(fn, GroupPosterior):
+            shape, like = fn.shape(), fn.loc
+            one_a_group = torch.Size((*shape[:-2], 1, shape[-1]))
+            msg["value"] = fn.from_noise(_noise(shape, dim, like), _noise(one_a_group, dim, like))
+        elif (normal := diagonal_normal(fn)) is not None:
+            msg["value"] = normal.loc + _noise(fn.shape(), dim, normal.loc) * normal.scale
+        elif isinstance(_bare(fn), Spherical):
             law = _whole_law(fn, msg["name"])
             with distributed.shared_stream():
                 msg["value"] = distributed.own(law.rsample(), dim)
-            return
-        shape = list(fn.shape())
-        shape[dim] *= distributed.world()
-        zero = torch.zeros(shape, dtype=normal.loc.dtype, device=normal.loc.device)
-        with distributed.shared_stream():
-            noise = torch.normal(zero, torch.ones_like(zero))  # as Normal.rsample draws it
-        msg["value"] = normal.loc + distributed.own(noise, dim) * normal.scale
+
+
+def _noise(shape: torch.Size, dim: int, like: Tensor) -> Tensor:
+    """Standard normal noise of this shape, a part along `dim` of what one process would draw."""
+    whole = [*shape[:dim], shape[dim] * distributed.world(), *shape[dim + 1 :]]
+    with distributed.shared_stream():
+        return distributed.own(torch.randn(whole, dtype=like.dtype, device=like.device), dim)
 
 
 def whole_draws() -> AbstractContextManager[Any]:

@@ -110,6 +110,10 @@ class GroupPosterior(dist.TorchDistribution):
         shape = Size(sample_shape) + self.batch_shape
         own = torch.randn(shape + self.event_shape, dtype=self.loc.dtype, device=self.loc.device)
         common = torch.randn((*shape, 1, self.event_shape[1]), dtype=self.loc.dtype, device=self.loc.device)
+        return self.from_noise(own, common)
+
+    def from_noise(self, own: Tensor, common: Tensor) -> Tensor:
+        """The draw that standard normal noise gives: m + sqrt(v) own + sqrt(k) v common, own [..., J, D] and common [..., 1, D]."""
         return self._mean + self._variance.sqrt() * own + self._shared.sqrt() * self._variance * common
 
     def log_prob(self, value: Tensor) -> Tensor:

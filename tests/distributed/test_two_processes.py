@@ -29,6 +29,7 @@ SETTINGS = {
 MORE = {
     "MCInfoNCE separated": {"num_samples": 2, "separated": True},
     "SimVAE set": {"group_guide": "set"},
+    "SimVAE product": {"group_guide": "product"},
     "SimCLR DDP": {},  # in torch's own wrapper, which takes the mean of gradients itself
 }
 TERMS = (
