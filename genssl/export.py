@@ -153,8 +153,9 @@ def _sigmoid(x: Any) -> Any:
     """1 / (1 + exp(-x)): onnxruntime's own Sigmoid is exact to 1e-7 absolutely, which leaves a spherical guide's small concentrations,
     1e4 sigmoid(.), with an error of 1e-3.
     """
-    from onnxscript import opset18 as op
+    from onnxscript import opset18
 
+    op: Any = opset18
     return op.Reciprocal(op.Add(op.Exp(op.Neg(x)), op.CastLike(op.Constant(value_float=1.0), x)))
 
 

@@ -131,8 +131,10 @@ def fit(
                     config, loaded, method = start.new(method, data, asked, validation, device, download, verify)
             else:
                 contexts.enter_context(folder.locked(place) if writes else nullcontext())
+                saves = place / "checkpoint"
                 with starting:
-                    state = by_first(lambda: checkpoint.load(place / "checkpoint")) or {}
+                    last: dict[str, Any] | None = by_first(lambda: checkpoint.load(saves))
+                    state = last or {}
                     kept = state.get("config")
                     config, loaded, method = start.old(place, kept, method, data, asked, validation, device, download)
         chosen = torch.device(config["device"])
