@@ -83,7 +83,11 @@ def interval(differences: list[float]) -> tuple[float, float, str]:
 def above(claim: str, differences: list[float], margin: float, unit: str) -> Verdict:
     """Whether a difference is above a margin."""
     if len(differences) < 2:
-        return Verdict(claim, f"not measured: {len(differences)} seeds", "undecided")
+        return Verdict(
+            claim,
+            f"{len(differences)} {'seed' if len(differences) == 1 else 'seeds'}, of which no interval can be had",
+            "undecided",
+        )
     low, high, told = interval(differences)
     word = "supported" if low > margin else "refuted" if high < margin else "undecided"
     return Verdict(claim, f"{told} {unit}, {len(differences)} seeds, margin {margin:g}", word)
@@ -92,7 +96,11 @@ def above(claim: str, differences: list[float], margin: float, unit: str) -> Ver
 def within(claim: str, differences: list[float], bound: float, unit: str) -> Verdict:
     """Whether a difference is no larger than a bound."""
     if len(differences) < 2:
-        return Verdict(claim, f"not measured: {len(differences)} seeds", "undecided")
+        return Verdict(
+            claim,
+            f"{len(differences)} {'seed' if len(differences) == 1 else 'seeds'}, of which no interval can be had",
+            "undecided",
+        )
     low, high, told = interval(differences)
     word = "supported" if -bound < low and high < bound else "refuted" if low > bound or high < -bound else "undecided"
     return Verdict(claim, f"{told} {unit}, {len(differences)} seeds, bound {bound:g}", word)
