@@ -167,7 +167,10 @@ def assert_same_run(folder, other):
     assert_same_weights(folder, other)
     for line, same in zip(metrics.read(folder / "metrics.jsonl"), metrics.read(other / "metrics.jsonl"), strict=True):
         for key in ("step", "epoch", "reconstruction", "entropy", "prior", "elbo", "objective", "knn"):
-            assert line[key] == pytest.approx(same[key], rel=1e-7, abs=1e-9)
+            if same[key] is None:  # not measured at this line
+                assert line[key] is None
+            else:
+                assert line[key] == pytest.approx(same[key], rel=1e-7, abs=1e-9)
 
 
 @pytest.mark.parametrize("name", ["SimVAE", "views", "own views", "stream", "groups"])
@@ -187,7 +190,7 @@ def test_resumed_by_another_number(place, found, float64):
 
 def test_one_fails_and_all_end(place, found):
     first, second = found
-    assert second["error"] == "DataError: the file of item 3 is damaged; restore it"
+    assert second["error"].startswith("DataError: the file of item 3 is damaged; restore it; no checkpoint yet in ")
     assert first["error"].startswith("ProcessError: process 0 of 2 lost another one")
     assert first["nan"] == second["nan"]
     assert first["nan"].startswith("NonFiniteError: step ")
