@@ -5,8 +5,8 @@
     python benchmarks/improvements.py --table         # results/improvements.md
 
 Every cell sees as many views as the plain one: 4400 steps of 128 groups of J = 4, the `cpu` budget of benchmarks/paper.py, with its probes
-and its style (crop and flip of views, read from z). A change is kept where it wins on validation; what is kept is put together in "all
-that win" and "all that win, more steps". Content is the MLP probe's accuracy, style the mean R2 of the crop's four numbers.
+and its style (crop and flip of views, read from z). A change is kept where it wins on validation. Content is the MLP probe's accuracy,
+style the mean R2 of the crop's four numbers. Seconds of a fit are of one thread beside other work: compare steps instead.
 """
 
 from __future__ import annotations
