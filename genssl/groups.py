@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from genssl.errors import DataError, ShapeError
+from genssl.host_sync import readable
 
 STYLE_KINDS = ("continuous", "circular", "categorical")
 
@@ -183,7 +184,7 @@ class Groups:
         """[N, ...] -> [G, J, ...], the inverse of `pack`, with zeros at padded views."""
         if self.mask is None:
             return flat.unflatten(0, (self.num_groups, self.num_views))
-        if self.mask.device.type == "cpu" and len(flat) != int(self.mask.sum()):
+        if readable(self.mask) and len(flat) != int(self.mask.sum()):
             raise ShapeError(
                 f"Groups.unpack: {len(flat)} rows, expected {int(self.mask.sum())}, one for each view that exists"
             )
@@ -293,7 +294,7 @@ class Groups:
         if self.mask is not None:
             if self.mask.dtype != torch.bool:
                 raise DataError(f"Groups: mask has dtype {self.mask.dtype}, expected torch.bool; use mask.bool()")
-            if self.mask.device.type == "cpu" and not bool(self.mask.any(-1).all()):
+            if readable(self.mask) and not bool(self.mask.any(-1).all()):
                 empty = int((~self.mask.any(-1)).nonzero()[0])
                 raise DataError(f"Groups: group {empty} has no view; drop empty groups, or fix its row of the mask")
 

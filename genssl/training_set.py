@@ -7,6 +7,7 @@ from torch import Tensor
 
 from genssl.errors import DataError
 from genssl.groups import Groups
+from genssl.host_sync import readable
 
 
 def is_training(groups: Groups, size: int, training: bool) -> bool:
@@ -26,7 +27,7 @@ def training_place(groups: Groups, size: int, training: bool) -> Tensor:
         return groups.rows
     if not training:
         return torch.full_like(groups.index, -1)
-    if groups.index.device.type == "cpu" and int(groups.index.max()) >= size:
+    if readable(groups.index) and int(groups.index.max()) >= size:
         raise DataError(
             f"groups.index goes up to {int(groups.index.max())}, but the method was made for {size} training groups; number them from 0"
         )

@@ -51,7 +51,10 @@ class ContentSimVAE(SimVAE):
         with groups_plate:
             y = pyro.sample("y", self.content_prior(groups))
             with views_plate:
-                view = dist.Normal(y.expand(-1, groups.num_views, -1), self.view_scale)
+                loc = y.expand(-1, groups.num_views, -1)
+                view = dist.Normal(
+                    loc, torch.full_like(loc, self.view_scale)
+                )  # a number would be sent to a GPU, which waits
                 z = pyro.sample("z", _masked(view, groups).to_event(1))
                 with pyro.poutine.scale(scale=self.likelihood_weight):
                     pyro.sample("x", self.observation(z, groups), obs=self.target(groups))
@@ -81,7 +84,7 @@ class ContentSimVAE(SimVAE):
         if self.content_scale is None:
             return dist.ImproperUniform(dist.constraints.real_vector, shape, (self.dim,))
         zero = torch.zeros(*shape, self.dim, device=groups.device)
-        return dist.Normal(zero, self.content_scale).to_event(1)
+        return dist.Normal(zero, torch.full_like(zero, self.content_scale)).to_event(1)
 
 
 def _masked(view: Any, groups: Groups) -> Any:

@@ -50,6 +50,9 @@ class Method(nn.Module):
     """What the guide draws z from: normal, sphere, delta (a point mass); any where that is not known."""
     networks: ClassVar[tuple[str, ...] | None] = None
     """The children that are networks, which run in bf16 where asked; None: all of them."""
+    capturable: ClassVar[bool] = True
+    """Whether a step may be recorded once and replayed (genssl.fit.graph): all state that changes is in parameters and buffers, changed
+    in place, and nothing in Python depends on the step or on values. False for a subclass with a counter, a schedule or a list."""
 
     model: Any = None
     objective: Objective

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from genssl.distributions import GroupMixture
 from genssl.errors import DataError, SettingsError
 from genssl.groups import Groups
+from genssl.host_sync import readable
 from genssl.objective import Objective
 from genssl.training_set import is_training, training_place
 
@@ -171,7 +172,7 @@ class MixtureSimVAE(GenerativeMethod):
                 "MixtureSimVAE: labels are to be observed, but the groups have no label [G]; give labels, or labels=0"
             )
         components = len(self.components.logits)
-        if groups.label.device.type == "cpu" and int(groups.label.max()) >= components:
+        if readable(groups.label) and int(groups.label.max()) >= components:
             raise DataError(
                 f"MixtureSimVAE: labels go up to {int(groups.label.max())}, but there are {components} components, one for each class; "
                 f"give num_components={int(groups.label.max()) + 1}"

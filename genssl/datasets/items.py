@@ -88,9 +88,12 @@ class Items:
         if self.x.is_cuda and not rows.is_cuda:
             rows = rows.pin_memory()  # a copy from pageable memory would wait
         rows = rows.to(self.x.device, non_blocking=True)
-        for index in rows.split([len(part) for part in order]):
-            label = None if self.label is None else self.label.index_select(0, index)
-            yield as_floats(self.x.index_select(0, index)), label, index
+        yield from map(self.at, rows.split([len(part) for part in order]))
+
+    def at(self, index: Tensor) -> Batch:
+        """(x [G, *event] floats, label [G] or None, index [G]) for an index on the device of x."""
+        label = None if self.label is None else self.label.index_select(0, index)
+        return as_floats(self.x.index_select(0, index)), label, index
 
     def _map(self, move: Any) -> Items:
         out = copy.copy(self)  # checked once already

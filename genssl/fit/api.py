@@ -21,6 +21,7 @@ from genssl.fit.batches import Batches
 from genssl.fit.build import find_class
 from genssl.fit.config import check, describe_callable, resolve_device
 from genssl.fit.follow import Follow
+from genssl.fit.graph import graphed
 from genssl.fit.looks import Looks
 from genssl.fit.loop import restore, run_steps, state_of
 from genssl.fit.metrics import Line
@@ -65,6 +66,7 @@ def fit(
     verify: bool = True,
     replace: dict[str, str] | None = None,
     measure: bool | Sequence[int] = True,
+    graph: bool = True,
     progress: bool = True,
 ) -> Run:
     """Fit a method to data; the run is in its folder, and goes on from there after any kind of stop.
@@ -87,6 +89,7 @@ def fit(
     max_steps    stop THIS call at that step, with a checkpoint;  limit: use at most so many items of every split
     measure      True: every slot is measured on held-out groups at the last step and its halves (measures.jsonl, genssl.evaluation.slots),
                  False: never, or the steps; changes no bit of the run
+    graph        True: on a GPU a step is one CUDA graph where it can be (`genssl.fit.graph`; else it says why not), False: never
     callbacks    called with every line of metrics, a dict with attributes folder and measures (genssl.fit.metrics.Line), and closed at the
                  end where they have `close`; such as genssl.callbacks.TensorBoard(). Measuring there changes no bit of the run
 
@@ -172,12 +175,14 @@ def fit(
         first = 0
         if place is None:
             total = config["epochs"] * batches.steps_per_epoch
-            trial = Stepper(module, optimiser, batches, {**config, "steps": max(1, total)}, schedule)
-            config["foretold"] = foretell_of(method, check_first_step(trial, config["settings"] | config["replaced"]))
+            stepper = Stepper(module, optimiser, batches, {**config, "steps": max(1, total)}, schedule)
+            traces = check_first_step(stepper, config["settings"] | config["replaced"])
+            config["foretold"] = foretell_of(method, traces)
+            stepper = _graphed(stepper, method, graph and total > 0, progress)
             for sentence in config["foretold"]:
                 warnings.warn(f"{name}: {sentence}", stacklevel=2)
             config |= {
-                "steps": agreed(_steps(trial, total, config, follow, looks if measure is True else None)),
+                "steps": agreed(_steps(stepper, total, config, follow, looks if measure is True else None)),
                 "steps_per_epoch": batches.steps_per_epoch,
             }
             config |= {"slots": {slot: str(term) for slot, term in module.objective.slots.items()}}
@@ -187,9 +192,11 @@ def fit(
         else:
             by_first(lambda: _go_on(config, place))
             first = restore(state, method, module, optimiser, place) if state else 0
+            stepper = Stepper(module, optimiser, batches, config, schedule)
+            stepper = _graphed(stepper, method, graph and first < config["steps"], progress)
         stop = config["steps"] if max_steps is None else min(max_steps, config["steps"])
         if first < stop:
-            stepper = Stepper(module, optimiser, batches, config, schedule)
+            stepper.steps = config["steps"]
             looks.choose(place / "measures.jsonl", measure, config["steps"])
             run_steps(
                 stepper,
@@ -207,6 +214,17 @@ def fit(
             checkpoint.save(place / "checkpoint", first, state_of(method, module, optimiser, config))
         wait()
     return Run(place, config, method.eval(), loaded, views)
+
+
+def _graphed(stepper: Stepper, method: Any, wanted: bool, progress: bool) -> Stepper:
+    """On a GPU, a stepper with its steps in one graph where they can be; says why they cannot."""
+    if stepper.device.type != "cuda" or not wanted:
+        return stepper
+    with stepper.batches.memory_told():
+        stepper, because = graphed(stepper, method)
+    if because is not None and progress:
+        print(f"genssl: steps are taken one by one, not in a CUDA graph: {because}", file=sys.stderr)
+    return stepper
 
 
 def _begin(config: dict[str, Any], place: Path) -> None:

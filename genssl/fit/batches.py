@@ -57,13 +57,38 @@ class Batches:
 
     def run(self, first: int, last: int) -> Iterator[tuple[int, Groups]]:
         """(step, groups) for the steps first..last-1."""
+        for step, epoch, order in self._orders(first, last):
+            yield from enumerate(self._epoch(order, epoch, step), step)
+
+    def places(self, first: int, last: int) -> Iterator[tuple[int, Tensor]]:
+        """(step, index [B] on the device) for the steps first..last-1, sent there an epoch at a time."""
+        for step, _, order in self._orders(first, last):
+            rows = torch.stack(order)
+            if self.device.type == "cuda":
+                rows = rows.pin_memory()  # a copy from pageable memory would wait
+            yield from enumerate(rows.to(self.device, non_blocking=True), step)
+
+    def made_of(self, index: Tensor, generator: torch.Generator) -> Groups:
+        """The groups at `index`, with views drawn from the generator: the batch of a step, where its seed is that step's.
+
+        Only for data in memory, and views that draw from the generator alone.
+        """
+        if isinstance(self.split, Groups):
+            groups = self.split[index]
+        else:
+            x, label, index = self.split.at(index)
+            groups = make_groups(x, index, label, self.views, self.num_views, generator)
+        groups.total, groups.rows = len(self.split), index
+        return groups
+
+    def _orders(self, first: int, last: int) -> Iterator[tuple[int, int, tuple[Tensor, ...]]]:
+        """(step, epoch, the index batches from there to the end of the epoch, or to `last`)."""
         step = first
         while step < last:
             epoch, start = divmod(step, self.steps_per_epoch)
             order = self.order(epoch)[start : start + last - step]
-            for groups in self._epoch(order, epoch, step):
-                yield step, groups
-                step += 1
+            yield step, epoch, order
+            step += len(order)
 
     def memory_told(self) -> AbstractContextManager[None]:
         """Steps of these batches that do not fit into memory, told as such."""

@@ -108,7 +108,8 @@ def run_steps(
     batches, total, saves = stepper.batches, stepper.steps, folder / "checkpoint"
     writes = distributed.is_first()
     looks.start(first)
-    metrics, shown = Metrics(folder / "metrics.jsonl", first, gathered), Progress(first, total, progress)
+    stepper.start()
+    metrics, shown = Metrics(folder / "metrics.jsonl", first, stepper.sums, gathered), Progress(first, total, progress)
     saved_at, since, since_step = time.monotonic(), time.perf_counter(), first
     looked: list[dict[str, Any]] = []  # since the last line
 
@@ -117,16 +118,16 @@ def run_steps(
         if writes:
             for lines in (metrics.path, looks.path):  # a power cut must not take lines that the checkpoint lies behind
                 to_disk(lines)
-            checkpoint.save(saves, step, {**state(), "gathered": (metrics.sums, metrics.count)})
+            checkpoint.save(
+                saves, step, {**state(), "gathered": (metrics.sums if metrics.count else None, metrics.count)}
+            )
 
     with _kept_is_told(folder), batches.memory_told(), _interruptible() as interrupted, _closed_at_the_end(callbacks):
         try:
-            for before, groups in batches.run(first, last):
-                stepper(before, groups)
+            for before in stepper.run(first, last):
                 step = before + 1
                 shown.step()
-                assert stepper.module.terms is not None
-                metrics.add(stepper.module.terms)
+                metrics.count += 1
                 if step in looks.steps:  # before the checkpoint of this step, so that none is lost
                     began = time.perf_counter()
                     stepper.check()

@@ -10,12 +10,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from genssl.distributed import average, is_first
 from genssl.files import cannot_write, write_bytes
-from genssl.objective import Terms
 
 SLOTS = ("reconstruction", "entropy", "prior", "elbo", "objective")
 
@@ -33,37 +31,33 @@ class Line(dict[str, Any]):
 
 
 class Metrics:
-    """Means of the slots since the last line, gathered on the device and read in one transfer.
+    """Means of the slots since the last line, of sums [slots] that the steps add to on the device, read in one transfer.
 
     Lines after `step` are dropped: what a killed run wrote after its last checkpoint is done again. gathered: what a run that was
     stopped between two lines had summed up to there, and over how many steps.
     """
 
-    def __init__(self, path: Path, step: int, gathered: tuple[Tensor | None, int] = (None, 0)) -> None:
-        self.path = path
+    def __init__(self, path: Path, step: int, sums: Tensor, gathered: tuple[Tensor | None, int] = (None, 0)) -> None:
+        self.path, self.sums = path, sums
         if is_first():
             keep_until(path, step)
             append(path, None)
-        self.sums, self.count = gathered
-
-    def add(self, terms: Terms) -> None:
-        """Add the slots of one step; no transfer."""
-        values = torch.stack([getattr(terms, name).mean() for name in SLOTS])
-        self.sums = values if self.sums is None else self.sums.to(values.device) + values
-        self.count += 1
+        before, self.count = gathered
+        if before is not None:
+            self.sums.copy_(before)
 
     def share(self) -> None:
         """Make the sums those of all processes, as the one that saves them keeps them."""
-        if self.sums is not None:
+        if self.count:
             average([self.sums])
 
     def write(self, step: int, epoch: int, views_per_second: float, **extra: Any) -> dict[str, Any]:
         """Write the line of this step, means over the groups of all processes."""
-        assert self.sums is not None
         average([self.sums])
         means = dict(zip(SLOTS, (self.sums / self.count).tolist(), strict=True))
         line = {"step": step, "epoch": epoch, **means, "views_per_second": views_per_second, **extra}
-        self.sums, self.count = None, 0
+        self.sums.zero_()
+        self.count = 0
         if is_first():
             append(self.path, line)
         return line

@@ -44,3 +44,28 @@ class Snapshot:
                 table[name] = tensor
         for part, extra in zip(self.with_extra, self.extra, strict=True):
             part.set_extra_state(copy.deepcopy(extra))
+
+
+class OptimiserSnapshot:
+    """The state of an optimiser, kept and put back: in place where it has the same tensors, else as `load_state_dict` does."""
+
+    def __init__(self, optimiser: torch.optim.Optimizer) -> None:
+        self.optimiser = optimiser
+        self.kept = copy.deepcopy(optimiser.state_dict())
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put the state back as it was."""
+        now, kept = self.optimiser.state_dict(), self.kept
+        mine = [{name: type(value) for name, value in state.items()} for state in now["state"].values()]
+        theirs = [{name: type(value) for name, value in state.items()} for state in kept["state"].values()]
+        if now["state"].keys() != kept["state"].keys() or mine != theirs:
+            self.optimiser.load_state_dict(copy.deepcopy(kept))
+            return
+        tables = [*now["state"].values(), *self.optimiser.param_groups]
+        for table, values in zip(tables, [*kept["state"].values(), *kept["param_groups"]], strict=True):
+            for name, value in values.items():
+                if isinstance(table[name], Tensor):
+                    table[name].copy_(value)
+                elif name != "params":  # of a group: numbers in place of the tensors
+                    table[name] = copy.deepcopy(value)

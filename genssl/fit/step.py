@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,9 +12,10 @@ from torch import nn
 from genssl import distributed
 from genssl.fit.batches import Batches
 from genssl.fit.guard import explain
+from genssl.fit.metrics import SLOTS
 from genssl.fit.optimiser import CLEAR_EVERY, clear_vanished, learning_rate
-from genssl.fit.randomness import seed_noise
-from genssl.fit.snapshot import Snapshot
+from genssl.fit.randomness import generators_kept, seed_noise
+from genssl.fit.snapshot import OptimiserSnapshot, Snapshot
 from genssl.groups import Groups
 from genssl.objective_module import ObjectiveModule
 
@@ -44,20 +46,46 @@ class Stepper:
         self.parameters = [p for group in optimiser.param_groups for p in group["params"]]
         ours = isinstance(optimiser, (torch.optim.Adam, torch.optim.AdamW))
         self.masks = ours and all(group.get("fused") for group in optimiser.param_groups)
-        self.start()
+        self.first: int | None = None
+        # On the device, and changed in place: whether every step since the start was finite, how many were before one was not, and the
+        # sums of the slots since the last line of metrics.
+        self.good = torch.ones((), dtype=torch.bool, device=self.device)
+        self.count = torch.zeros((), dtype=torch.long, device=self.device)
+        self.sums = torch.zeros(len(SLOTS), device=self.device)
         # Forward passes and `update` change buffers, queues and EMA copies, which nothing masks: these are put back after a bad step.
         self.untrained = Snapshot(parts_of(module), leave_out=self.parameters)
 
     def start(self) -> None:
         """Forget the steps taken so far: the next one may be any."""
-        self.first: int | None = None
-        self.good = torch.ones((), dtype=torch.bool, device=self.device)  # whether every step since was finite
-        self.count = torch.zeros((), dtype=torch.long, device=self.device)  # how many were, before one was not
+        self.first = None
+        self.good.fill_(True)
+        self.count.zero_()
+        self.sums.zero_()
+
+    def run(self, first: int, last: int) -> Iterator[int]:
+        """Take the steps first..last-1; the number of each once it was taken."""
+        for step, groups in self.batches.run(first, last):
+            self(step, groups)
+            yield step
 
     def __call__(self, step: int, groups: Groups) -> None:
+        self.prepare(step)
+        self.take(groups)
+        if step % CLEAR_EVERY == 0 and self.device.type == "cpu":
+            clear_vanished(self.optimiser)
+
+    def prepare(self, step: int) -> None:
+        """What the host gives to a step: its learning rate, and the seed of its noise."""
         for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(self.schedule, group["initial_lr"], step, self.steps)
+            self.set_rate(group, learning_rate(self.schedule, group["initial_lr"], step, self.steps))
         seed_noise(self.seed, step, self.device)
+        self.first = step if self.first is None else self.first
+
+    def set_rate(self, group: dict[str, Any], rate: float) -> None:
+        group["lr"] = rate
+
+    def take(self, groups: Groups) -> None:
+        """What the device does in a step; the host neither reads nor decides anything."""
         self.optimiser.zero_grad(set_to_none=True)
         loss = self.module(groups)
         loss.backward()
@@ -66,17 +94,16 @@ class Stepper:
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         if self.clip:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm)
-        self.first = step if self.first is None else self.first
-        self.good = self.good & torch.isfinite(loss) & torch.isfinite(norm)
+        self.good.logical_and_(torch.isfinite(loss) & torch.isfinite(norm))
         self.count += self.good
         if self.masks:
             self.optimiser.found_inf = (~self.good).float()  # type: ignore[attr-defined]
         else:
             self._raise_if_bad()
         self.optimiser.step()
-        if step % CLEAR_EVERY == 0 and self.device.type == "cpu":
-            clear_vanished(self.optimiser)
         self.module.update()
+        terms = self.module.terms
+        self.sums += torch.stack([getattr(terms, name).mean() for name in SLOTS])
 
     def check(self) -> None:
         """Raise NonFiniteError if a step was not finite, naming what failed; waits for the device."""
@@ -95,3 +122,18 @@ class Stepper:
         finally:
             self.optimiser.zero_grad(set_to_none=True)
             self.untrained.restore()
+
+
+@contextmanager
+def undone(stepper: Stepper) -> Iterator[None]:
+    """Put back what steps change: parameters, buffers, the optimiser's state, generators; in place, where a graph holds the tensors."""
+    tensors, optimiser = Snapshot(parts_of(stepper.module)), OptimiserSnapshot(stepper.optimiser)
+    try:
+        with generators_kept():
+            yield
+    finally:
+        tensors.restore()
+        optimiser.restore()
+        stepper.optimiser.zero_grad(set_to_none=True)
+        stepper.module.terms = None
+        stepper.start()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import pyro
@@ -14,9 +12,8 @@ from genssl.distributed import agreed, some
 from genssl.errors import GensslError, SettingsError, SiteError
 from genssl.fit.build import told
 from genssl.fit.guard import of_data, of_parameters
-from genssl.fit.randomness import generators_kept, seed_noise
-from genssl.fit.snapshot import Snapshot
-from genssl.fit.step import Stepper, parts_of
+from genssl.fit.randomness import seed_noise
+from genssl.fit.step import Stepper, undone
 from genssl.terms import Traces
 
 WARM = 3
@@ -35,7 +32,7 @@ def check_first_step(stepper: Stepper, given: Mapping[str, Any]) -> Traces:
     found = some(of_data(groups, "step 0") or of_parameters(module, "step 0"))
     if found is not None:
         raise found
-    with stepper.batches.memory_told(), _undone(stepper), pyro.validation_enabled(True):
+    with stepper.batches.memory_told(), undone(stepper), pyro.validation_enabled(True):
         seed_noise(stepper.seed, 0, stepper.device)
         try:
             loss = module(groups)
@@ -64,10 +61,9 @@ def check_first_step(stepper: Stepper, given: Mapping[str, Any]) -> Traces:
 
 def seconds_per_step(stepper: Stepper, most: int, budget: float) -> float:
     """Take steps on trial, at most `most` of them and a tenth of the budget in seconds; leaves nothing behind."""
-    with stepper.batches.memory_told(), _undone(stepper):
+    with stepper.batches.memory_told(), undone(stepper):
         times = [time.perf_counter()]
-        for step, groups in stepper.batches.run(0, min(most, LONGEST)):
-            stepper(step, groups)
+        for step in stepper.run(0, min(most, LONGEST)):
             bool(stepper.good)  # waits for the device
             times.append(time.perf_counter())
             if agreed(step > 2 * WARM and times[-1] - times[0] > min(3.0, 0.1 * budget)):
@@ -75,18 +71,3 @@ def seconds_per_step(stepper: Stepper, most: int, budget: float) -> float:
         stepper.check()
     start = WARM if len(times) > 2 * WARM else 0
     return (times[-1] - times[start]) / (len(times) - 1 - start)
-
-
-@contextmanager
-def _undone(stepper: Stepper) -> Iterator[None]:
-    """Put back what steps change: parameters, buffers, the optimiser's state, generators."""
-    tensors, optimiser = Snapshot(parts_of(stepper.module)), copy.deepcopy(stepper.optimiser.state_dict())
-    try:
-        with generators_kept():
-            yield
-    finally:
-        tensors.restore()
-        stepper.optimiser.load_state_dict(optimiser)
-        stepper.optimiser.zero_grad(set_to_none=True)
-        stepper.module.terms = None
-        stepper.start()

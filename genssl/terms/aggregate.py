@@ -10,6 +10,7 @@ from torch import Tensor
 from genssl import estimators
 from genssl.errors import DataError, SettingsError
 from genssl.estimators.von_mises_fisher import log_kernel_integral
+from genssl.host_sync import readable
 from genssl.terms.attraction import positive
 from genssl.terms.base import Term
 from genssl.terms.batch import everywhere, unit, views
@@ -64,7 +65,7 @@ class AggregateEntropy(Term):
         value = z.new_zeros(len(z))
         for n in range(1, z.shape[1] + 1):
             here = count == n
-            if here.device.type == "cpu" and not bool(here.any()):
+            if readable(here) and not bool(here.any()):
                 continue
             enough = count >= n
             # On a device it is not known whether there are such groups: where there are none, something finite is left out below.
@@ -72,7 +73,7 @@ class AggregateEntropy(Term):
         return value
 
     def _checked(self, z: Tensor, valid: Tensor) -> Tensor:
-        if valid.device.type == "cpu" and int(valid.sum()) < 2:
+        if readable(valid) and int(valid.sum()) < 2:
             raise DataError(
                 f"{type(self).__name__}: {int(valid.sum())} groups of the batch have {z.shape[1]} views, expected at least 2 for a "
                 "joint entropy; give mi_weight=1, or fewer views"

@@ -28,6 +28,7 @@ class Clusters(Classes):
     spherical k-means, centroids in place of a learned classifier.
     """
 
+    capturable = False  # when to cluster is counted, and decided, in Python
     bank: Tensor
     seen: Tensor
     assignment: Tensor
@@ -65,7 +66,7 @@ class Clusters(Classes):
         mean = torch.where(groups.valid.unsqueeze(-1), z, 0.0).sum(1)
         place = training_place(groups, len(self.bank), self.training)
         self.bank[place] = unit(mean).to(self.bank.dtype)
-        self.seen[place] = True
+        self.seen.index_fill_(0, place, True)  # an assignment would bring the True from the host
         self.steps += 1
         if self.steps % (self.period or max(1, len(self.bank) // groups.num_groups)) == 0:
             self.cluster()

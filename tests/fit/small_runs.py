@@ -62,10 +62,12 @@ class Normed(nn.Module):
     def model(self, groups):
         with groups.plate:
             shape = (len(groups), groups.num_views, self.shift.numel())
-            prior = dist.Normal(self.queue.mean(0).expand(shape), 1.0)
+            prior = dist.Normal(
+                self.queue.mean(0).expand(shape), self.shift.new_ones(())
+            )  # a number would be sent to a GPU
             z = pyro.sample("z", prior.to_event(2))
             mean = self.decoder(z.flatten(0, 1)).unflatten(0, shape[:2])
-            pyro.sample("x", dist.Normal(mean, 0.3).to_event(1 + len(self.event)), obs=groups.x)
+            pyro.sample("x", dist.Normal(mean, mean.new_full((), 0.3)).to_event(1 + len(self.event)), obs=groups.x)
 
     def guide(self, groups):
         loc, log_scale = groups.map(self.encoder).chunk(2, -1)

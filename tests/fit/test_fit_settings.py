@@ -281,7 +281,7 @@ def test_a_torn_last_line_is_left_out(tail, lost, tmp_path):
     assert [line["step"] for line in metrics.read(path)] == [10, 20]
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        metrics.Metrics(path, 15)
+        metrics.Metrics(path, 15, torch.zeros(5))
     assert path.read_text() == '{"step": 10}\n'
     assert [str(each.message).partition("; ")[0] for each in told] == (
         [f"{path}: line 3 is damaged and left out"] if lost else []
