@@ -80,7 +80,7 @@ def fit(
     optimizer    adam (default) | adamw | callable (parameters, lr=)
     schedule     cosine (default, with warm-up) | constant | callable (step, steps) -> factor
     clip         largest norm of the gradient, none by default
-    precision    32 (default) | bf16 (around networks only) | auto (the faster of the two here)
+    precision    32 (default) | bf16 (around networks only) | auto (the faster of the two here) | tf32 (a GPU's products)
     device       auto (default) | cpu | cuda
     seed         0 by default; all randomness is a function of it
     out          run folder, default runs/METHOD-DATA-SEED;  resume: go on there, with the settings it was started with; more epochs or

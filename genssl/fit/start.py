@@ -75,6 +75,10 @@ def new(
         "num_classes": _num_classes(loaded.train),
         "data_description": loaded.describe(),
     }
+    if config["precision"] == "tf32" and chosen.type != "cuda":
+        raise SettingsError(
+            f"precision = tf32 is one of a GPU's products, but device = {chosen}; give 32, bf16 or auto"
+        )
     config["data_root"] = str(data_root(asked["data_root"]).resolve()) if named else None
     config = plain(config)  # as it will be read back, so that a resumed run sees the same values
     if isinstance(method, nn.Module):
