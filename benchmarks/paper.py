@@ -112,7 +112,8 @@ def fit(cell: dict[str, Any], folder: Path, cut: int | None = None) -> tuple[Any
     run = genssl.fit(
         cell["method"], cell["data"], data_root=data_root(), verify=verify, settings=cell["settings"], views=views,
         replace=cell.get("replace"), num_views=cell["views"], batch_size=cell["batch"], lr=cell["lr"],
-        epochs=-(-steps // per_epoch), seed=cell["seed"], precision=cell.get("precision") or precision(), schedule=functools.partial(cosine, steps=steps),
+        epochs=-(-steps // per_epoch), seed=cell["seed"], precision=cell.get("precision") or precision(),
+        schedule=functools.partial(cosine, steps=steps),
         max_steps=steps if cut is None else min(steps, cut * per_epoch), out=folder, resume=True, progress=False, measure=False,
     )  # fmt: skip
     return run, steps
