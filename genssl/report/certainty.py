@@ -17,6 +17,8 @@ UNCERTAINTIES = {
     "predictive_entropy": "entropy of the mean probability over draws of z",
     "posterior_scale": "scale of q(z | x)",
 }
+FEWEST = 50
+"""Items that the error among them is drawn of."""
 LEVELS = ("0.5", "0.8", "0.9", "0.95")
 
 
@@ -40,12 +42,19 @@ def risk_drawing(evaluation: dict[str, Any]) -> Drawing:
     found = (evaluation.get("certainty") or {}).get("risk")
     if not found:
         return Drawing(title, "Not measured, or there are no labels; `genssl evaluate` measures it.")
-    lines = {UNCERTAINTIES[name]: [tuple(point) for point in curve["risk"]] for name, curve in found["curves"].items()}
+    # The error of a few items is that of chance: a single one is right or wrong.
+    few = FEWEST / found["items"]
+    lines = {
+        UNCERTAINTIES[name]: [(at, error) for at, error in curve["risk"] if at >= min(few, 1.0)]
+        for name, curve in found["curves"].items()
+    }
     caption = (
         f"Error of a linear probe (accuracy {found['accuracy']:.1%} on {found['items']} test items) among the items that each uncertainty "
         "calls surest. A flat line says that the uncertainty knows nothing of the errors."
     )
-    return Drawing(title, caption, bars.against(lines, "share of test items that is kept", "error among them"))
+    return Drawing(
+        title, caption, bars.against(lines, "share of test items that is kept", "error among them", share=True)
+    )
 
 
 def against_of(folder: str | Path) -> list[dict[str, Any]]:

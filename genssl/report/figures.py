@@ -26,7 +26,7 @@ DPI = 200
 def curve(metrics: Sequence[Mapping[str, Any]], names: Mapping[str, str], unit: str, markers: bool = False) -> Figure:
     """The fields `names` ({field: label}) of metrics.jsonl against the step; lines where a field is null are left out.
 
-    The axis fits what comes after the first 5 % of the steps, since the first steps often dwarf all others; where the
+    The axis fits what comes after the first 15 % of the steps, since the first steps often dwarf all others; where the
     curve starts outside, the figure says in words where.
     """
     figure, axes = _panel()
@@ -40,7 +40,7 @@ def curve(metrics: Sequence[Mapping[str, Any]], names: Mapping[str, str], unit: 
             style = {"marker": "o", "markersize": 3} if markers else {}
             axes.plot(steps, values, color=colour, linewidth=1.2, label=plain(label), **style)
             every += values
-            settled += [value for step, value in points if step > 0.05 * last] or list(values)
+            settled += [value for step, value in points if step > 0.15 * last] or list(values)
     if every and _span(settled) < 0.3 * _span(every):
         margin = 0.15 * (_span(settled) or 1.0)
         axes.set_ylim(min(settled) - margin, max(settled) + margin)
