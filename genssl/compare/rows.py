@@ -8,12 +8,12 @@ from statistics import fmean
 from typing import Any
 
 from genssl.compare.checks import words_of
-from genssl.errors import GensslError
-from genssl.files import read_json
+from genssl.evaluation.reading import problems, read_evaluation
 from genssl.fit import checkpoint, metrics
 from genssl.fit.folder import read_config
 from genssl.fit.randomness import generators_kept
 from genssl.fit.slots import parse_term
+from genssl.kinds import is_number
 from genssl.terms import SLOTS
 
 Row = dict[str, Any]
@@ -62,9 +62,8 @@ def row_of(folder: Path, name: str | None = None) -> Row:
     measured = metrics.read(folder / "measures.jsonl")
     if measured:
         row |= {f"measures.{key}": value for key, value in flat(measured[-1]) if key != "step"}
-    evaluation, problem = evaluation_of(folder)
-    row |= _worth(evaluation)
-    return row | {"foretold": list(config.get("foretold") or ()), "note": problem}
+    row |= _worth(read_evaluation(folder)[0])
+    return row | {"foretold": list(config.get("foretold") or ()), "note": ". ".join(problems(folder))}
 
 
 def settings_of(config: Mapping[str, Any]) -> Row:
@@ -108,26 +107,12 @@ def flat(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any
             yield f"{before}{key}", value
 
 
-def evaluation_of(folder: Path) -> tuple[dict[str, Any], str]:
-    """evaluation.json ({} where there is none), and what is wrong with it."""
-    path = folder / "evaluation.json"
-    if not path.exists():
-        return {}, ""
-    try:
-        found = read_json(path)
-    except GensslError as error:
-        return {}, str(error)
-    return (
-        (found, "") if isinstance(found, dict) else ({}, f"{path}: is no evaluation; genssl evaluate writes it again")
-    )
-
-
 def _seconds(lines: list[dict[str, Any]], config: Mapping[str, Any]) -> float | None:
     """From the speed that each line tells of the steps since the line before."""
     seconds, before = 0.0, 0
     for line in lines:
         speed = line.get("views_per_second")
-        if not isinstance(speed, (int, float)) or speed <= 0:
+        if not is_number(speed) or speed <= 0:
             return None
         seconds += (line["step"] - before) * config["batch_size"] * config["num_views"] / speed
         before = line["step"]
@@ -153,7 +138,7 @@ def _worth(evaluation: Mapping[str, Any]) -> Row:
 
 def _style(factors: Mapping[str, Any]) -> Iterator[tuple[str, float | None]]:
     for how in ("linear", "kernel"):
-        known = {factor: values[how]["test"] for factor, values in factors.items() if how in values}
+        known = {factor: values[how].get("test") for factor, values in factors.items() if values.get(how)}
         yield how, _mean(value for factor, value in known.items() if factors[factor].get("kind") != "categorical")
         yield from ((f"{how}.{factor}", value) for factor, value in known.items())
 
