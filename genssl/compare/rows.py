@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from genssl.compare.checks import words_of
-from genssl.evaluation.reading import problems, read_evaluation
+from genssl.evaluation.reading import AXES, SETS, problems, read_evaluation
 from genssl.fit import checkpoint, metrics
 from genssl.fit.folder import read_config
 from genssl.fit.randomness import generators_kept
@@ -39,8 +39,12 @@ def row_of(folder: Path, name: str | None = None) -> Row:
         style.items.z.HOW[.FACTOR]   R2 on test of the style of items, HOW linear or kernel: the mean over factors, and each (accuracy
                                      for a categorical one, which is not in the mean); style.views.SOURCE... that of views, SOURCE z,
                                      content or residual
+        axes.items.NAME              of z and the style of items: disentanglement, completeness, informativeness, mig;
+        axes.items.random.NAME       those of the encoder before learning; axes.views... of views
         mse                          of reconstructed test items, a pixel
         adhoc.NAME                   mse and the like of a decoder that was fitted to frozen z, for methods that have none
+        frechet.SET, kernel.SET,     of test items and reconstructions, samples (of each class), unconditional (samples), reference
+        precision.SET, recall.SET    (training items): distances, and shares that lie where the others do
         foretold, note               what theory said before the fit; what else to know, such as a damaged file
 
     Raises CheckpointError where it is not the folder of a run.
@@ -130,10 +134,17 @@ def _worth(evaluation: Mapping[str, Any]) -> Row:
             factors = (found or {}).get(source)
             if factors:
                 row |= {f"style.{whose}.{source}.{key}": value for key, value in _style(factors)}
+    for before, part in (("", evaluation), ("random.", evaluation.get("random_encoder") or {})):
+        for whose, found in (part.get("style") or {}).items():
+            axes = (found or {}).get("axes") or {}
+            row |= {f"axes.{whose}.{before}{key}": axes[key] for key in AXES if key in axes}
     generation = evaluation.get("generation") or {}
     row["mse"] = generation.get("mse")
-    adhoc = generation.get("adhoc") or {}
-    return row | {f"adhoc.{key}": value for key, value in adhoc.items() if isinstance(value, (int, float))}
+    adhoc, sets = generation.get("adhoc") or {}, generation.get("frechet") or {}
+    row |= {f"adhoc.{key}": value for key, value in adhoc.items() if isinstance(value, (int, float))}
+    for name, part in (("frechet", sets), *((key, sets.get(key) or {}) for key in ("kernel", "precision", "recall"))):
+        row |= {f"{name}.{key}": part[key] for key in SETS if key in part}
+    return row
 
 
 def _style(factors: Mapping[str, Any]) -> Iterator[tuple[str, float | None]]:
