@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
 import pyro
 import torch
@@ -18,7 +18,7 @@ from genssl.distributed import agreed, by_first, first_of_machine, is_first, sam
 from genssl.files import sweep, write_json
 from genssl.fit import checkpoint, folder, longer, start
 from genssl.fit.batches import Batches
-from genssl.fit.build import find_class
+from genssl.fit.build import find_class, misplaced
 from genssl.fit.config import check, describe_callable, resolve_device
 from genssl.fit.follow import Follow
 from genssl.fit.looks import Looks
@@ -66,6 +66,7 @@ def fit(
     replace: dict[str, str] | None = None,
     measure: bool | Sequence[int] = True,
     progress: bool = True,
+    **others: Never,
 ) -> Run:
     """Fit a method to data; the run is in its folder, and goes on from there after any kind of stop.
 
@@ -108,6 +109,8 @@ def fit(
     }  # fmt: skip
     check({**asked, "optimizer": optimizer, "schedule": schedule, "max_steps": max_steps, "num_workers": num_workers})
     method = find_class(method) if isinstance(method, str) else method
+    for key in others:  # a setting of the method, or a slip
+        raise misplaced(method, key, (known for known in inspect.signature(fit).parameters if known != "others"))
     name = method.__name__ if inspect.isclass(method) else type(method).__name__
     data_name = data_key(data) if isinstance(data, (str, os.PathLike)) else getattr(data, "name", None) or "data"
 

@@ -301,6 +301,12 @@ def test_every_cell_runs_and_trains_the_encoder(cls):
         (SimCLR, {"head": nn.Linear(4, 4)}, "has a head already"),
         (SimVAE, {"prior": terms.ContrastiveNormaliser()}, "not the slot prior"),
         (LDM, {"reconstruction": terms.LogLikelihood()}, "needs decoder"),
+        (SimVAE, {"priro": terms.CosineAttraction()}, r"SimVAE.swap has no argument 'priro'; did you mean prior\?"),
+        (
+            SimVAE,
+            {"entropy": terms.Constant(), "queue": 3},
+            "no argument 'queue'; known: reconstruction, .*, content_scale$",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_with_nothing_changed(cls, change, message):
