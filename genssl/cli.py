@@ -105,12 +105,15 @@ def fit(
     prior: str | None, tensorboard: str | None, no_report: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Fit METHOD (a name of `genssl methods`, or path/to/file.py:Class), then evaluate it and write the report."""
-    from genssl import distributed
-    from genssl.callbacks import TensorBoard
-    from genssl.fit.api import fit as fit_run
-    from genssl.fit.longer import how_ended
-    from genssl.fit.loop import Interrupted
-    from genssl.fit.slots import parse_setting
+    try:
+        from genssl import distributed
+        from genssl.callbacks import TensorBoard
+        from genssl.fit.api import fit as fit_run
+        from genssl.fit.longer import how_ended
+        from genssl.fit.loop import Interrupted
+        from genssl.fit.slots import parse_setting
+    except KeyboardInterrupt as stop:  # they take seconds
+        raise _stopped("stopped before the first step: nothing was fitted yet, and nothing is kept") from stop
 
     given = {"reconstruction": reconstruction, "entropy": entropy, "prior": prior}
     replace = {slot: text for slot, text in given.items() if text is not None}
@@ -137,8 +140,7 @@ def fit(
                     **options,
                 )
         except Interrupted as stop:
-            click.echo(f"\ngenssl: {stop.told}; go on with: {again(stop.folder)}", err=True)
-            raise click.exceptions.Exit(130) from stop
+            raise _stopped(stop.told + (f"; go on with: {again(stop.folder)}" if stop.begun else "")) from stop
     if not first:  # of several processes, one ends the run
         return
     if not run.finished:
@@ -156,11 +158,8 @@ def _finish(run: Any) -> None:
         figures = run.evaluate()
         page = write([run])
     except KeyboardInterrupt as stop:
-        click.echo(
-            f"\ngenssl: {run.path} is fitted; go on with: genssl evaluate {run.path}, genssl report {run.path}",
-            err=True,
-        )
-        raise click.exceptions.Exit(130) from stop
+        told = f"{run.path} is fitted; go on with: genssl evaluate {run.path}, genssl report {run.path}"
+        raise _stopped(told) from stop
     click.echo(summary(run, figures))
     click.echo(f"report: {page}")
 
@@ -207,8 +206,7 @@ def compare(runs: tuple[str, ...], grid: str | None, out: str | None, as_json: b
             raise
         rest = [] if out is None else ["--out", out]
         again = shlex.join(["genssl", "compare", "--grid", grid, *rest, *["--json"] * as_json])
-        click.echo(f"\ngenssl: stopped and saved; go on with: {again}", err=True)
-        raise click.exceptions.Exit(130) from stop
+        raise _stopped(f"stopped and saved; go on with: {again}") from stop
     if as_json:
         from genssl.files import plain
 
@@ -248,6 +246,12 @@ def exit_status(run: Callable[[], Any]) -> int:
         except (KeyboardInterrupt, click.Abort):
             click.echo("\ngenssl: stopped", err=True)
             return 130
+
+
+def _stopped(told: str) -> click.exceptions.Exit:
+    """What ends a command after Ctrl-C, which is told."""
+    click.echo(printable(f"\ngenssl: {told}"), err=True)
+    return click.exceptions.Exit(130)
 
 
 def _is_echo() -> bool:

@@ -22,7 +22,7 @@ from genssl.fit.build import find_class, misplaced
 from genssl.fit.config import check, describe_callable, resolve_device
 from genssl.fit.follow import Follow
 from genssl.fit.looks import Looks
-from genssl.fit.loop import restore, run_steps, state_of
+from genssl.fit.loop import restore, run_steps, state_of, stop_is_told
 from genssl.fit.metrics import Line
 from genssl.fit.optimiser import make_optimiser
 from genssl.fit.precision import fastest, networks_in
@@ -91,8 +91,9 @@ def fit(
     callbacks    called with every line of metrics, a dict with attributes folder and measures (genssl.fit.metrics.Line), and closed at the
                  end where they have `close`; such as genssl.callbacks.TensorBoard(). Measuring there changes no bit of the run
 
-    Stopping: Ctrl-C saves and raises KeyboardInterrupt. Numbers that are not finite raise NonFiniteError, which names term and site;
-    the last good checkpoint stays. Resuming is exact to the bit on the same machine type, versions and threads.
+    Stopping: Ctrl-C saves and raises KeyboardInterrupt, which says what is kept where. Numbers that are not finite raise NonFiniteError,
+    which names term and site; the last good checkpoint stays. Resuming is exact to the bit on the same machine type, versions and
+    threads.
 
     Several processes (torchrun): every one calls fit with the same arguments and holds an equal slice of the groups of every batch; the
     first writes the folder, measures and calls back. The result is that of one process up to rounding (`genssl.distributed`).
@@ -114,7 +115,9 @@ def fit(
     name = method.__name__ if inspect.isclass(method) else type(method).__name__
     data_name = data_key(data) if isinstance(data, (str, os.PathLike)) else getattr(data, "name", None) or "data"
 
+    place: Path | None = None
     with ExitStack() as contexts:
+        contexts.enter_context(stop_is_told(lambda: place or Path(folder.RUNS if out is None else out)))
         contexts.enter_context(started(device))
         writes, progress = is_first(), progress and is_first()
         place = by_first(lambda: folder.to_resume(out, name, data_name, seed or 0)) if resume else None
