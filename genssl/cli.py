@@ -105,15 +105,12 @@ def fit(
     prior: str | None, tensorboard: str | None, no_report: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Fit METHOD (a name of `genssl methods`, or path/to/file.py:Class), then evaluate it and write the report."""
-    try:
-        from genssl import distributed
-        from genssl.callbacks import TensorBoard
-        from genssl.fit.api import fit as fit_run
-        from genssl.fit.longer import how_ended
-        from genssl.fit.loop import Interrupted
-        from genssl.fit.slots import parse_setting
-    except KeyboardInterrupt as stop:  # they take seconds
-        raise _stopped("stopped before the first step: nothing was fitted yet, and nothing is kept") from stop
+    from genssl import distributed
+    from genssl.callbacks import TensorBoard
+    from genssl.fit.api import fit as fit_run
+    from genssl.fit.longer import how_ended
+    from genssl.fit.loop import Interrupted
+    from genssl.fit.slots import parse_setting
 
     given = {"reconstruction": reconstruction, "entropy": entropy, "prior": prior}
     replace = {slot: text for slot, text in given.items() if text is not None}

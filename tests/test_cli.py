@@ -334,15 +334,6 @@ def test_ctrl_c_before_the_first_step(capsys, monkeypatch):
     assert run(capsys, "fit", "SimVAE", *SMALL) == (130, "", f"{told} in runs\n")
     assert run(capsys, "fit", "SimVAE", *SMALL, "--out", "mine") == (130, "", f"{told} in mine\n")
     assert not Path("mine").exists()
-    monkeypatch.setitem(sys.modules, "genssl.callbacks", Importing())
-    assert run(capsys, "fit", "SimVAE", *SMALL) == (130, "", f"{told}\n")
-
-
-class Importing:
-    """A module that is stopped while it is imported from."""
-
-    def __getattr__(self, name):
-        raise KeyboardInterrupt
 
 
 def test_ctrl_c_while_evaluating(capsys, monkeypatch):
