@@ -16,7 +16,6 @@ import json
 import math
 import statistics
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from genssl.models.aavae import AAVAE
 from torch import Tensor, nn
 
 from genssl.compare.table import spread_of
-from genssl.files import write_bytes, write_json
+from genssl.files import write_bytes
 from genssl.groups import Groups
 
 OUT = RESULTS / "improvements"
@@ -111,6 +110,11 @@ def style(row: dict[str, Any], split: str, reader: str = "linear") -> float:
     return 100 * statistics.fmean(f[reader][split] for f in factors if f["kind"] != "categorical")
 
 
+def worth(row: dict[str, Any]) -> dict[str, tuple[float, float]]:
+    """Content and style of both splits."""
+    return {split: (round(content(row, split), 2), round(style(row, split), 2)) for split in ("validation", "test")}
+
+
 def gains(rows: list[dict[str, Any]], label: str, figure: Any, split: str) -> list[float]:
     """Against the plain fit of the same seed."""
     plain = {row["seed"]: figure(row, split) for row in rows if row["label"] == "plain"}
@@ -157,21 +161,7 @@ def main() -> None:
         return
     for cell in (c for c in cells() if args.only in c["name"]):
         out = OUT / f"{cell['name'].replace(' ', '_')}.json"
-        folder = args.work / out.stem
-        with paper.taken(folder.with_suffix(".lock")) as mine:
-            if not mine or out.exists():
-                continue
-            began = time.perf_counter()
-            run, steps = paper.fit({**cell, "method": CLASSES.get(cell["method"], cell["method"])}, folder)
-            seconds = time.perf_counter() - began
-            found = paper.measure(cell, run, steps)
-            out.parent.mkdir(parents=True, exist_ok=True)
-            write_json(out, {**found, "seconds": seconds})
-            print(
-                f"{cell['name']} {seconds:.0f} s",
-                {s: (round(content(found, s), 2), round(style(found, s), 2)) for s in ("validation", "test")},
-                flush=True,
-            )
+        paper.do(cell, out, args.work / out.stem, worth, CLASSES.get(cell["method"]))
 
 
 if __name__ == "__main__":

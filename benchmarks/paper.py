@@ -30,7 +30,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -146,6 +146,25 @@ def taken(path: Path) -> Iterator[bool]:
             yield True
 
 
+def do(
+    cell: dict[str, Any], out: Path, folder: Path, told: Callable[[dict[str, Any]], Any], method: Any = None
+) -> None:
+    """Fit and measure a cell, keep it in `out`, and print what is told of it; nothing where it is done, or another process is at it.
+
+    method: a class in place of the name in the cell.
+    """
+    with taken(folder.with_suffix(".lock")) as mine:
+        if not mine or out.exists():
+            return
+        began = time.perf_counter()
+        run, steps = fit(cell if method is None else {**cell, "method": method}, folder)
+        seconds = time.perf_counter() - began
+        found = measure(cell, run, steps)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_json(out, {**found, "seconds": seconds})
+        print(cell["name"], f"{seconds:.0f} s", told(found), flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--budget", choices=BUDGETS, default="cpu")
@@ -171,16 +190,7 @@ def main() -> None:
             print(f"{cell['name']}: {minutes[cell['name']]:.1f} min", flush=True)
             continue
         out, folder = OUT / args.budget / f"{cell['name']}.json", args.work / args.budget / cell["name"]
-        with taken(folder.with_suffix(".lock")) as mine:
-            if not mine or out.exists():
-                continue
-            began = time.perf_counter()
-            run, steps = fit(cell, folder)
-            seconds = time.perf_counter() - began
-            found = measure(cell, run, steps)
-            out.parent.mkdir(parents=True, exist_ok=True)
-            write_json(out, {**found, "seconds": seconds})
-            print(cell["name"], f"{seconds:.0f} s", {k: v["test"] for k, v in found["content"].items()}, flush=True)
+        do(cell, out, folder, lambda found: {probe: values["test"] for probe, values in found["content"].items()})
     if minutes:
         print(f"{len(minutes)} cells, {sum(minutes.values()):.0f} minutes of fitting in all")
 

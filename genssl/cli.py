@@ -141,8 +141,7 @@ def fit(
                     **options,
                 )
         except Interrupted as stop:
-            click.echo(f"\ngenssl: {stop.told}; go on with: {again(stop.folder)}", err=True)
-            raise click.exceptions.Exit(130) from stop
+            raise _stopped(stop.told + (f"; go on with: {again(stop.folder)}" if stop.begun else "")) from stop
     if not first:  # of several processes, one ends the run
         return
     if not run.finished:
@@ -160,11 +159,8 @@ def _finish(run: Any) -> None:
         figures = run.evaluate()
         page = write([run])
     except KeyboardInterrupt as stop:
-        click.echo(
-            f"\ngenssl: {run.path} is fitted; go on with: genssl evaluate {run.path}, genssl report {run.path}",
-            err=True,
-        )
-        raise click.exceptions.Exit(130) from stop
+        told = f"{run.path} is fitted; go on with: genssl evaluate {run.path}, genssl report {run.path}"
+        raise _stopped(told) from stop
     click.echo(summary(run, figures))
     click.echo(f"report: {page}")
 
@@ -211,8 +207,7 @@ def compare(runs: tuple[str, ...], grid: str | None, out: str | None, as_json: b
             raise
         rest = [] if out is None else ["--out", out]
         again = shlex.join(["genssl", "compare", "--grid", grid, *rest, *["--json"] * as_json])
-        click.echo(f"\ngenssl: stopped and saved; go on with: {again}", err=True)
-        raise click.exceptions.Exit(130) from stop
+        raise _stopped(f"stopped and saved; go on with: {again}") from stop
     if as_json:
         from genssl.files import plain
 
@@ -252,6 +247,12 @@ def exit_status(run: Callable[[], Any]) -> int:
         except (KeyboardInterrupt, click.Abort):
             click.echo("\ngenssl: stopped", err=True)
             return 130
+
+
+def _stopped(told: str) -> click.exceptions.Exit:
+    """What ends a command after Ctrl-C, which is told."""
+    click.echo(printable(f"\ngenssl: {told}"), err=True)
+    return click.exceptions.Exit(130)
 
 
 def _is_echo() -> bool:

@@ -8,12 +8,12 @@ from statistics import fmean
 from typing import Any
 
 from genssl.compare.checks import words_of
-from genssl.errors import GensslError
-from genssl.files import read_json
+from genssl.evaluation.reading import AXES, SETS, problems, read_evaluation
 from genssl.fit import checkpoint, metrics
 from genssl.fit.folder import read_config
 from genssl.fit.randomness import generators_kept
 from genssl.fit.slots import parse_term
+from genssl.kinds import is_number
 from genssl.terms import SLOTS
 
 Row = dict[str, Any]
@@ -39,8 +39,12 @@ def row_of(folder: Path, name: str | None = None) -> Row:
         style.items.z.HOW[.FACTOR]   R2 on test of the style of items, HOW linear or kernel: the mean over factors, and each (accuracy
                                      for a categorical one, which is not in the mean); style.views.SOURCE... that of views, SOURCE z,
                                      content or residual
+        axes.items.NAME              of z and the style of items: disentanglement, completeness, informativeness, mig;
+        axes.items.random.NAME       those of the encoder before learning; axes.views... of views
         mse                          of reconstructed test items, a pixel
         adhoc.NAME                   mse and the like of a decoder that was fitted to frozen z, for methods that have none
+        frechet.SET, kernel.SET,     of test items and reconstructions, samples (of each class), unconditional (samples), reference
+        precision.SET, recall.SET    (training items): distances, and shares that lie where the others do
         foretold, note               what theory said before the fit; what else to know, such as a damaged file
 
     Raises CheckpointError where it is not the folder of a run.
@@ -62,9 +66,8 @@ def row_of(folder: Path, name: str | None = None) -> Row:
     measured = metrics.read(folder / "measures.jsonl")
     if measured:
         row |= {f"measures.{key}": value for key, value in flat(measured[-1]) if key != "step"}
-    evaluation, problem = evaluation_of(folder)
-    row |= _worth(evaluation)
-    return row | {"foretold": list(config.get("foretold") or ()), "note": problem}
+    row |= _worth(read_evaluation(folder)[0])
+    return row | {"foretold": list(config.get("foretold") or ()), "note": ". ".join(problems(folder))}
 
 
 def settings_of(config: Mapping[str, Any]) -> Row:
@@ -108,26 +111,12 @@ def flat(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any
             yield f"{before}{key}", value
 
 
-def evaluation_of(folder: Path) -> tuple[dict[str, Any], str]:
-    """evaluation.json ({} where there is none), and what is wrong with it."""
-    path = folder / "evaluation.json"
-    if not path.exists():
-        return {}, ""
-    try:
-        found = read_json(path)
-    except GensslError as error:
-        return {}, str(error)
-    return (
-        (found, "") if isinstance(found, dict) else ({}, f"{path}: is no evaluation; genssl evaluate writes it again")
-    )
-
-
 def _seconds(lines: list[dict[str, Any]], config: Mapping[str, Any]) -> float | None:
     """From the speed that each line tells of the steps since the line before."""
     seconds, before = 0.0, 0
     for line in lines:
         speed = line.get("views_per_second")
-        if not isinstance(speed, (int, float)) or speed <= 0:
+        if not is_number(speed) or speed <= 0:
             return None
         seconds += (line["step"] - before) * config["batch_size"] * config["num_views"] / speed
         before = line["step"]
@@ -145,15 +134,22 @@ def _worth(evaluation: Mapping[str, Any]) -> Row:
             factors = (found or {}).get(source)
             if factors:
                 row |= {f"style.{whose}.{source}.{key}": value for key, value in _style(factors)}
+    for before, part in (("", evaluation), ("random.", evaluation.get("random_encoder") or {})):
+        for whose, found in (part.get("style") or {}).items():
+            axes = (found or {}).get("axes") or {}
+            row |= {f"axes.{whose}.{before}{key}": axes[key] for key in AXES if key in axes}
     generation = evaluation.get("generation") or {}
     row["mse"] = generation.get("mse")
-    adhoc = generation.get("adhoc") or {}
-    return row | {f"adhoc.{key}": value for key, value in adhoc.items() if isinstance(value, (int, float))}
+    adhoc, sets = generation.get("adhoc") or {}, generation.get("frechet") or {}
+    row |= {f"adhoc.{key}": value for key, value in adhoc.items() if isinstance(value, (int, float))}
+    for name, part in (("frechet", sets), *((key, sets.get(key) or {}) for key in ("kernel", "precision", "recall"))):
+        row |= {f"{name}.{key}": part[key] for key in SETS if key in part}
+    return row
 
 
 def _style(factors: Mapping[str, Any]) -> Iterator[tuple[str, float | None]]:
     for how in ("linear", "kernel"):
-        known = {factor: values[how]["test"] for factor, values in factors.items() if how in values}
+        known = {factor: values[how].get("test") for factor, values in factors.items() if values.get(how)}
         yield how, _mean(value for factor, value in known.items() if factors[factor].get("kind") != "categorical")
         yield from ((f"{how}.{factor}", value) for factor, value in known.items())
 

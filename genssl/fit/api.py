@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
 import pyro
 import torch
@@ -18,12 +18,12 @@ from genssl.distributed import agreed, by_first, first_of_machine, is_first, sam
 from genssl.files import sweep, write_json
 from genssl.fit import checkpoint, folder, longer, start
 from genssl.fit.batches import Batches
-from genssl.fit.build import find_class
+from genssl.fit.build import find_class, misplaced
 from genssl.fit.config import check, describe_callable, resolve_device
 from genssl.fit.follow import Follow
 from genssl.fit.graph import graphed
 from genssl.fit.looks import Looks
-from genssl.fit.loop import restore, run_steps, state_of
+from genssl.fit.loop import restore, run_steps, state_of, stop_is_told
 from genssl.fit.metrics import Line
 from genssl.fit.optimiser import make_optimiser
 from genssl.fit.precision import fastest, networks_in
@@ -68,6 +68,7 @@ def fit(
     measure: bool | Sequence[int] = True,
     graph: bool = True,
     progress: bool = True,
+    **others: Never,
 ) -> Run:
     """Fit a method to data; the run is in its folder, and goes on from there after any kind of stop.
 
@@ -93,8 +94,9 @@ def fit(
     callbacks    called with every line of metrics, a dict with attributes folder and measures (genssl.fit.metrics.Line), and closed at the
                  end where they have `close`; such as genssl.callbacks.TensorBoard(). Measuring there changes no bit of the run
 
-    Stopping: Ctrl-C saves and raises KeyboardInterrupt. Numbers that are not finite raise NonFiniteError, which names term and site;
-    the last good checkpoint stays. Resuming is exact to the bit on the same machine type, versions and threads.
+    Stopping: Ctrl-C saves and raises KeyboardInterrupt, which says what is kept where. Numbers that are not finite raise NonFiniteError,
+    which names term and site; the last good checkpoint stays. Resuming is exact to the bit on the same machine type, versions and
+    threads.
 
     Several processes (torchrun): every one calls fit with the same arguments and holds an equal slice of the groups of every batch; the
     first writes the folder, measures and calls back. The result is that of one process up to rounding (`genssl.distributed`).
@@ -111,10 +113,14 @@ def fit(
     }  # fmt: skip
     check({**asked, "optimizer": optimizer, "schedule": schedule, "max_steps": max_steps, "num_workers": num_workers})
     method = find_class(method) if isinstance(method, str) else method
+    for key in others:  # a setting of the method, or a slip
+        raise misplaced(method, key, (known for known in inspect.signature(fit).parameters if known != "others"))
     name = method.__name__ if inspect.isclass(method) else type(method).__name__
     data_name = data_key(data) if isinstance(data, (str, os.PathLike)) else getattr(data, "name", None) or "data"
 
+    place: Path | None = None
     with ExitStack() as contexts:
+        contexts.enter_context(stop_is_told(lambda: place or Path(folder.RUNS if out is None else out)))
         contexts.enter_context(started(device))
         writes, progress = is_first(), progress and is_first()
         place = by_first(lambda: folder.to_resume(out, name, data_name, seed or 0)) if resume else None

@@ -8,6 +8,7 @@ import inspect
 import re
 import sys
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -15,7 +16,7 @@ import torch
 from torch import nn
 
 import genssl.models
-from genssl.errors import GensslError, SettingsError, did_you_mean
+from genssl.errors import GensslError, SettingsError, did_you_mean, nearest
 from genssl.fit.randomness import generators_kept, seed_weights, stream_seed
 from genssl.groups import Groups
 from genssl.objective import Objective
@@ -181,6 +182,22 @@ def settings_of(cls: type) -> dict[str, Any]:
 def _hint(cls: type, key: str) -> str:
     known = settings_of(cls)
     return did_you_mean(key, known, f"it has {', '.join(sorted(known)) or 'none'}")
+
+
+def misplaced(method: Any, key: str, arguments: Iterable[str]) -> SettingsError:
+    """An argument that `fit` has not: where it goes, or what was meant. arguments: those that it has; method: a class, or an instance."""
+    settings = settings_of(method) if isinstance(method, type) else {}
+    places = {name: f"settings={{{name!r}: ...}}" for name in settings}
+    places |= {slot: f"replace={{{slot!r}: 'TERM'}}" for slot in SLOTS} | {name: name for name in arguments}
+    near = nearest(key, places)
+    meant = (
+        "see help(genssl.fit)"
+        if near is None
+        else f"give {places[key]}"
+        if near == key
+        else f"did you mean {places[near]}?"
+    )
+    return SettingsError(f"genssl.fit has no argument {key!r}; {meant}")
 
 
 def told(error: Exception) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from genssl.evaluation.decoding import decodes
+from genssl.evaluation.reading import problems
 from genssl.report.drawing import Drawing
 
 
@@ -16,7 +18,7 @@ def distrust(run: Any, evaluation: dict[str, Any] | str, drawings: dict[str, Dra
 
 def _seen(run: Any, evaluation: dict[str, Any] | str) -> list[str]:
     """Doubts that this run gives by itself."""
-    lines = []
+    lines = [f"{wrong}." for wrong in problems(Path(run.path))]
     done, steps = max((line["step"] for line in run.metrics), default=0), run.config.get("steps")
     if steps and done < steps:
         lines.append(f"The fit stopped at step {done} of {steps}.")
@@ -29,7 +31,8 @@ def _seen(run: Any, evaluation: dict[str, Any] | str) -> list[str]:
     if isinstance(evaluation, dict):
         content = evaluation.get("content") or {}
         random = (evaluation.get("random_encoder") or {}).get("content") or {}
-        behind = [name for name, values in content.items() if name in random and values["test"] <= random[name]["test"]]
+        both = {name: (values.get("test"), (random.get(name) or {}).get("test")) for name, values in content.items()}
+        behind = [name for name, (own, other) in both.items() if None not in (own, other) and own <= other]
         if behind:
             lines.append(f"By {', '.join(behind)} this run is no better than the random encoder.")
     return lines

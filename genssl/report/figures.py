@@ -18,6 +18,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from torch import Tensor
 
 from genssl.errors import ShapeError
+from genssl.kinds import is_number
 
 BLUE, ORANGE, GREY = "#2a6f97", "#d1691d", "#777777"
 DPI = 200
@@ -34,7 +35,7 @@ def curve(metrics: Sequence[Mapping[str, Any]], names: Mapping[str, str], unit: 
     settled: list[float] = []
     last = max((line["step"] for line in metrics), default=0)
     for (name, label), colour in zip(names.items(), (BLUE, ORANGE, GREY), strict=False):
-        points = [(line["step"], line[name]) for line in metrics if _finite(line.get(name))]
+        points = [(line["step"], line[name]) for line in metrics if is_number(line.get(name))]
         if points:
             steps, values = zip(*points, strict=True)
             style = {"marker": "o", "markersize": 3} if markers else {}
@@ -180,8 +181,8 @@ def png(figure: Figure) -> bytes:
 
 
 def plain(text: str) -> str:
-    r"""Text that matplotlib draws as it stands: no $mathematics$, no leading underscore, which would hide a label."""
-    text = text.replace("$", r"\$")
+    r"""Text that matplotlib draws as it stands: no $mathematics$, no half surrogate pair, no leading underscore, which would hide it."""
+    text = text.encode(errors="backslashreplace").decode().replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
 
 
@@ -233,10 +234,6 @@ def _pictures(x: Tensor) -> np.ndarray:
         )
     x = x[:, None] if x.dim() == 3 else x
     return x.detach().float().nan_to_num().clamp(0, 1).movedim(1, -1).cpu().numpy()
-
-
-def _finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def _span(values: Sequence[float]) -> float:

@@ -213,10 +213,9 @@ def _test(values: Any) -> float | None:
 
 def _best(values: Any) -> float | None:
     """The test score of the predictor that was better on validation."""
-    known = [values[how] for how in ("linear", "kernel") if how in values] if isinstance(values, dict) else []
-    scored: list[dict[str, Any]] = [
-        one for one in known if isinstance(one, dict) and isinstance(one.get("test"), (int, float))
-    ]
+    known = [values.get(how) or {} for how in ("linear", "kernel")] if isinstance(values, dict) else []
+    scored = [one for one in known if one.get("test") is not None]
     if not scored:
         return None
-    return float(max(scored, key=lambda one: float(one.get("validation", one["test"])))["test"])
+    told = all(one.get("validation") is not None for one in scored)
+    return float(max(scored, key=lambda one: float(one["validation" if told else "test"]))["test"])

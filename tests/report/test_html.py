@@ -231,8 +231,6 @@ def test_says_what_is_missing(tmp_path):
     page = page_of(run, None)
     assert "has not been evaluated" in page.text
     assert page.text.count("No value of it was written") == 5
-    (tmp_path / "evaluation.json").write_text("{ damaged")
-    assert "evaluation.json: damaged" in page_of(run, None).text
     page = page_of(run, {"content": None, "notes": {"content": "the train items have no labels"}})
     assert "No content accuracy: the train items have no labels" in page.text
 
