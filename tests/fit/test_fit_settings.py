@@ -40,7 +40,7 @@ BAD = [
     ({"limit": 0}, "limit = 0"),
     ({"seed": -3}, "seed = -3"),
     ({"seed": "a"}, "seed = 'a'"),
-    ({"precision": "16"}, "precision = '16', expected 32 or bf16"),
+    ({"precision": "16"}, "precision = '16', expected 32 or tf32 or bf16"),
     ({"optimizer": "lion"}, "optimizer = 'lion', expected adam or adamw"),
     ({"optimizer": lambda parameters, lr: None}, "optimizer gave a NoneType, expected a torch.optim.Optimizer"),
     ({"schedule": "step"}, "schedule = 'step', expected cosine or constant"),
