@@ -60,8 +60,13 @@ def checked(where: str, name: str, z: Tensor, dim: int) -> Tensor:
 
 
 def standardised(parts: Sequence[Tensor]) -> list[Tensor]:
-    """Every part by the training mean and standard deviation; a dimension that is constant in training becomes 0."""
-    mean, std = parts[0].mean(0), parts[0].std(0, correction=0)
-    dead = std <= 1e-12 * (1 + mean.abs())
+    """Every part by the training mean and standard deviation; a dimension that is constant in training becomes 0.
+
+    Constant: as far as float64 can tell, at whatever scale; so it is of the largest value of the dimension that a part of 1e-12 counts.
+    """
+    unit = parts[0].abs().amax(0)
+    unit = torch.where(unit > 0, unit, 1.0)  # squares of values beyond 1e154 would overflow
+    mean, std = (parts[0] / unit).mean(0), (parts[0] / unit).std(0, correction=0)
+    dead = std <= 1e-12 * mean.abs()
     scale = torch.where(dead, 0.0, 1 / torch.where(dead, 1.0, std))
-    return [(z - mean) * scale for z in parts]
+    return [(z / unit - mean) * scale for z in parts]

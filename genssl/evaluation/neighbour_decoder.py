@@ -88,7 +88,7 @@ def nonparametric_decoder(
 
 def _nearest(queries: Tensor, points: Tensor, number: int) -> tuple[Tensor, Tensor]:
     """Squared distances and rows [Q, number] of the nearest points, the nearest first."""
-    centre = points.mean(0)  # float64 around the mean: see `knn`
+    centre = points.median(0).values  # float64 around the middle: see `knn`
     points = points - centre
     square = points.square().sum(1)
     found = []

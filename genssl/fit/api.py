@@ -13,9 +13,10 @@ from typing import Any, Never
 
 import pyro
 import torch
+from torch import nn
 
 from genssl.distributed import agreed, by_first, first_of_machine, is_first, same_tensors, started, wait
-from genssl.files import sweep, write_json
+from genssl.files import sweep, write_json, write_tensors
 from genssl.fit import checkpoint, folder, longer, start
 from genssl.fit.batches import Batches
 from genssl.fit.build import find_class, misplaced
@@ -29,7 +30,7 @@ from genssl.fit.optimiser import make_optimiser
 from genssl.fit.precision import fastest, networks_in
 from genssl.fit.randomness import generators_kept, threads_kept
 from genssl.fit.reading import data_key
-from genssl.fit.run import Run, represent
+from genssl.fit.run import INITIAL, Run, represent
 from genssl.fit.step import Stepper
 from genssl.fit.trial import check_first_step, seconds_per_step
 from genssl.foretell import foretell_of
@@ -194,10 +195,11 @@ def fit(
             config |= {"slots": {slot: str(term) for slot, term in module.objective.slots.items()}}
             place = by_first(lambda: folder.make(out, name, data_name, config["seed"]))
             contexts.enter_context(folder.locked(place) if writes else nullcontext())
-            by_first(lambda: _begin(config, place))
+            by_first(lambda: _begin(config, place, method))
         else:
-            by_first(lambda: _go_on(config, place))
             first = restore(state, method, module, optimiser, place) if state else 0
+            stop = config["steps"] if max_steps is None else min(max_steps, config["steps"])
+            by_first(lambda: _go_on(config, place, goes_on=first < stop))
             stepper = Stepper(module, optimiser, batches, config, schedule)
             stepper = _graphed(stepper, method, graph and first < config["steps"], progress)
         stop = config["steps"] if max_steps is None else min(max_steps, config["steps"])
@@ -233,17 +235,21 @@ def _graphed(stepper: Stepper, method: Any, wanted: bool, progress: bool) -> Ste
     return stepper
 
 
-def _begin(config: dict[str, Any], place: Path) -> None:
-    """The config of a new run in its folder, which is ours by now."""
+def _begin(config: dict[str, Any], place: Path, method: nn.Module) -> None:
+    """The config of a new run in its folder, which is ours by now; and the weights that an instance came with."""
     folder.check_free(place)  # another process may have been there since
     sweep(place)
+    if not config["built"]:
+        write_tensors(place / INITIAL, method.state_dict())
     write_json(place / "config.json", config)
 
 
-def _go_on(config: dict[str, Any], place: Path) -> None:
-    """Sweep what a killed process left, and keep the config of a longer run."""
+def _go_on(config: dict[str, Any], place: Path, goes_on: bool) -> None:
+    """Sweep what a killed process left, keep the config of a longer run, and drop what was measured before the steps to come."""
     longer.keep(config, place)
     sweep(place / "checkpoint")
+    if goes_on:
+        longer.forget(place)
 
 
 def _steps(trial: Stepper, total: int, config: dict[str, Any], follow: Follow, looks: Looks | None) -> int:
