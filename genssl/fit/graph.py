@@ -143,7 +143,7 @@ class GraphStepper(Stepper):
 
     def _make_moments(self) -> None:
         """Have the optimiser make its state, which a graph would make anew in every replay: a step that its guard masks."""
-        tensors = Snapshot(parts_of(self.module))
+        tensors = Snapshot(parts_of(self.module), plain=True)
         self.good.fill_(False)
         with generators_kept():
             self._eager(0)

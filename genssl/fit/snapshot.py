@@ -23,19 +23,19 @@ def attributes(part: nn.Module) -> dict[str, Any]:
 
 
 class Snapshot:
-    """Clones of every parameter and buffer (persistent or not) of some modules, their plain attributes and extra state, except those left
-    out.
+    """Clones of every parameter and buffer (persistent or not) of some modules, and their extra state, except those left out; with
+    `plain`, their plain attributes too.
 
     In place, since optimisers and CUDA graphs hold the very same tensors; a tensor that was replaced meanwhile comes back too.
     """
 
-    def __init__(self, modules: Iterable[nn.Module], leave_out: Iterable[Tensor] = ()) -> None:
+    def __init__(self, modules: Iterable[nn.Module], leave_out: Iterable[Tensor] = (), plain: bool = False) -> None:
         parts = [part for module in modules for part in module.modules()]
         tables: list[dict[str, Any]] = [table for part in parts for table in (part._parameters, part._buffers)]
         self.tables = list(
             {id(table): table for table in tables}.values()
         )  # the objective's view of a module shares them
-        self.parts = list({id(part): part for part in parts}.values())
+        self.parts = list({id(part): part for part in parts}.values()) if plain else []
         self.left_out = {id(tensor) for tensor in leave_out}
         default = nn.Module.get_extra_state
         self.with_extra = list({id(part): part for part in parts if type(part).get_extra_state is not default}.values())
