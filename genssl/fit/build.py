@@ -172,13 +172,14 @@ def attributes_of(method: nn.Module) -> dict[str, Any]:
     """
     found = {name: dict(_scalars(module)) for name, module in method.named_modules()}
     own = found.pop("")
+    own.pop("seed", None)
     parts = json.dumps(plain(found), sort_keys=True)
     return own | {"parts": hashlib.sha256(parts.encode()).hexdigest()[:12]}
 
 
 def _scalars(module: nn.Module) -> Iterator[tuple[str, Any]]:
     for name, value in vars(module).items():
-        if name[0] != "_" and name not in ("training", "seed") and _is_scalar(value):
+        if name[0] != "_" and name != "training" and _is_scalar(value):
             yield name, repr(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 

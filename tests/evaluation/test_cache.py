@@ -12,7 +12,7 @@ from fake_runs import fake_run, images, make_data
 from genssl.datasets.items import Items
 from genssl.errors import SettingsError
 from genssl.evaluation import evaluate
-from genssl.evaluation.cache import Cache
+from genssl.evaluation.cache import Cache, code_files
 from genssl.groups import Groups
 
 STAGES = importlib.import_module("genssl.evaluation.stages").STAGES
@@ -85,15 +85,60 @@ def change_objective(run):
     run.method.objective.needs = frozenset({"model"})
 
 
+def change_attribute(run):
+    run.method.view_scale = 0.9
+
+
+def change_attribute_of_a_part(run):
+    run.method.encoder[2].eps = 1e-3
+
+
+def change_style_kinds(run):
+    run.data.test.style_kinds = ("circular",)
+
+
+def change_style_names(run):
+    run.data.train.style_names = ("angle",)
+
+
 @pytest.mark.parametrize(
-    "change", [change_weights, change_buffers, change_setting, change_item, change_label, change_kind, change_objective]
-)
+    "change",
+    [
+        change_weights, change_buffers, change_setting, change_item, change_label, change_kind, change_objective, change_attribute,
+        change_attribute_of_a_part, change_style_kinds, change_style_names,
+    ],
+)  # fmt: skip
 def test_what_figures_depend_on_is_measured_anew(tmp_path, measured, change):
     run = fake_run(tmp_path)
     evaluate(run)
     change(run)
     evaluate(run)
     assert len(measured) == 6
+
+
+def test_the_index_of_groups_is_measured_anew(tmp_path, measured):
+    """Groups of one index are one item."""
+    splits = {"train": 300, "validation": 90, "test": 120}
+    run = fake_run(tmp_path)
+    run.data = make_data(**{name: Groups(images(0, n).floats()[:, None]) for name, n in splits.items()})
+    evaluate(run)
+    run.data.test.index = run.data.test.index // 2
+    evaluate(run)
+    assert len(measured) == 6
+
+
+def test_the_code_is_all_that_figures_come_from():
+    names = {path.name for path in code_files()}
+    assert {
+        "objective.py",
+        "groups.py",
+        "sites.py",
+        "representation.py",
+        "precision.py",
+        "memory.py",
+        "knn.py",
+    } <= names
+    assert not {"cli.py", "callbacks.py"} & names
 
 
 def test_other_code_measures_anew(tmp_path, measured, monkeypatch):
