@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.resources import files
@@ -17,6 +18,7 @@ from genssl._version import __version__
 from genssl.evaluation.inputs import SPLITS
 from genssl.files import plain, write_json
 from genssl.fit.build import attributes_of
+from genssl.fit.config import describe_callable
 from genssl.groups import Groups
 
 SETTINGS = ("method", "file", "sha256", "seed", "num_views", "views", "precision", "settings", "replaced", "built")
@@ -83,6 +85,9 @@ def _run_parts(run: Any) -> Iterator[Any]:
     objective = getattr(run.method, "objective", None)
     yield [str(objective), sorted(getattr(objective, "needs", ()))]
     yield attributes_of(run.method)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield describe_callable(run.views)  # one that was loaded may lack its own: a reason why stages are not measured
     yield [__version__, torch.__version__, str(run.device), _code()]
     for name, value in sorted(run.method.state_dict().items()):
         yield from (name, value)
