@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from statistics import fmean
@@ -30,7 +31,10 @@ SET_BY_NAME = (
 def row_of(folder: Path, name: str | None = None) -> Row:
     """What the folder of a run tells, finished or not:
 
-        run, method, data, seed, reconstruction, entropy, prior, views, batch, epochs, ..., set.NAME     what was set
+        run, method, data, seed, reconstruction, entropy, prior, views, batch, epochs, ..., set.NAME     what was set; of an instance
+                                     its attributes
+        code, transform, data_path, data_digest      the user's file; the views; the data where they are in files or in memory
+        untold                       what tells runs apart, but was not kept
         steps, step, finished        steps of the run, steps taken, whether they are all
         seconds                      of its steps alone, without measuring and saving
         terms.NAME                   slots, elbo and objective in nats a group, the mean over the last lines of metrics.jsonl
@@ -72,7 +76,11 @@ def row_of(folder: Path, name: str | None = None) -> Row:
 
 def settings_of(config: Mapping[str, Any]) -> Row:
     """What was set, under the names of a row."""
-    data = config["data"] or (config["data_description"] or {}).get("name") or "data"
+    described = config["data_description"] or {}
+    data = config["data"] or described.get("name") or "data"
+    stored = not config["data"] or "/" in config["data"]  # not the library's, which a name tells
+    made, attributes = config.get("built") is False, config.get("attributes")
+    attributes = attributes if made and isinstance(attributes, Mapping) else {}
     replaced, slots = config["replaced"] or {}, config.get("slots") or {}
     row: Row = {
         "method": config["method"],
@@ -82,7 +90,17 @@ def settings_of(config: Mapping[str, Any]) -> Row:
     for slot in SLOTS:
         row[slot] = _words(str(slots.get(slot) or "?"), replaced.get(slot))
     row |= {RENAMED.get(key, key): config.get(key) for key in SET_BY_NAME}
-    return row | {f"set.{key}": value for key, value in (config["settings"] or {}).items()}
+    row |= {
+        "code": _code(config),
+        "transform": config.get("views"),
+        "data_path": _mark(str(Path(data).parent)) if "/" in data else None,
+        "data_digest": described.get("digest") if stored else None,
+        "untold": [
+            *(["the attributes of the instance"] if made and not attributes else []),
+            *(["a digest of the data"] if stored and described and not described.get("digest") else []),
+        ],
+    }
+    return row | {f"set.{key}": value for key, value in {**(config["settings"] or {}), **attributes}.items()}
 
 
 def left_out_row(name: str, arguments: Mapping[str, Any], own: Mapping[str, str], reason: str) -> Row:
@@ -94,6 +112,17 @@ def left_out_row(name: str, arguments: Mapping[str, Any], own: Mapping[str, str]
             text = arguments["replace"].get(slot)
             row[slot] = own[slot] if text is None else _words(str(parse_term(text)), text)
     return {"run": name, **row, "steps": None, "step": 0, "finished": False, "foretold": [], "note": reason}
+
+
+def _code(config: Mapping[str, Any]) -> str | None:
+    """The user's file and the start of its SHA-256; of a class without a file what is known of it."""
+    told = [Path(config.get("file") or "").name, str(config.get("sha256") or "")[:12]]
+    return " ".join(filter(None, told)) or None
+
+
+def _mark(text: str) -> str:
+    """What tells texts apart that a row must not hold, such as a folder of this machine."""
+    return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:8]
 
 
 def _words(told: str, text: str | None) -> str:

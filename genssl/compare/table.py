@@ -10,9 +10,11 @@ from genssl.compare.rows import RENAMED, SET_BY_NAME, Row
 from genssl.kinds import is_number
 from genssl.terms import SLOTS
 
-SETTINGS = ("method", "data", *SLOTS, *(RENAMED.get(key, key) for key in SET_BY_NAME))
+SETTINGS = (
+    "method", "code", "data", "data_path", "data_digest", *SLOTS, *(RENAMED.get(key, key) for key in SET_BY_NAME), "transform",
+)  # fmt: skip
 """What tells rows apart, beside set.NAME; the seed does not."""
-NO_MEASURE = ("run", "seed", "steps", "step", "finished", "foretold", "note", *SETTINGS)
+NO_MEASURE = ("run", "seed", "steps", "step", "finished", "foretold", "note", "untold", *SETTINGS)
 LEVEL = 0.95
 
 

@@ -14,7 +14,7 @@ from genssl.datasets.root import data_root
 from genssl.distributed import by_first, world
 from genssl.errors import SettingsError
 from genssl.files import plain
-from genssl.fit.build import build, check_method, describe_class
+from genssl.fit.build import attributes_of, build, check_method, describe_class
 from genssl.fit.config import (
     KNOWN,
     check,
@@ -83,6 +83,7 @@ def new(
     config = plain(config)  # as it will be read back, so that a resumed run sees the same values
     if isinstance(method, nn.Module):
         check_method(method)
+        config["attributes"] = plain(attributes_of(method))
         if config["settings"] or config["replaced"]:
             raise SettingsError(
                 "settings and replace are for a method that fit builds; this one is an instance already, change it yourself"

@@ -17,6 +17,10 @@ from genssl.report.tables import PROBES
 
 SLOTS = ("reconstruction", "entropy", "prior")
 COLUMNS = 10
+TOLD = (
+    "seed", "num_views", "batch_size", "lr", "epochs", "max_seconds", "steps", "precision", "views", "limit", "validation", "optimizer",
+    "schedule", "clip",
+)  # fmt: skip
 
 Evaluations = Sequence[dict[str, Any] | str]
 
@@ -60,11 +64,18 @@ def unlike(names: Sequence[str], configs: Sequence[Mapping[str, Any]]) -> list[s
 
 def _told(config: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of a run that tell it from others, flat."""
+    data, described = config.get("data"), config.get("data_description") or {}
     chosen = {
-        key: config.get(key)
-        for key in ("seed", "num_views", "batch_size", "lr", "epochs", "steps", "precision", "views")
+        "data": Path(data).name if data else described.get("name"),
+        "data_digest": None if data and "/" not in data else described.get("digest"),
+        **{key: config.get(key) for key in TOLD},
     }
-    return chosen | dict(config.get("settings") or {}) | dict(config.get("replaced") or {})
+    return (
+        chosen
+        | dict(config.get("attributes") or {})
+        | dict(config.get("settings") or {})
+        | dict(config.get("replaced") or {})
+    )
 
 
 def _row(name: str, run: Any, evaluation: Mapping[str, Any]) -> str:
@@ -173,11 +184,15 @@ def _mean(row: Sequence[float | None], common: Sequence[int]) -> float | None:
 
 
 def against_setting(configs: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[str, Any]]) -> Drawing | None:
-    """MLP-probe accuracy against the one numeric setting that the runs of a method differ in; None where there is none."""
-    told = [_told(config) | {"method": config.get("method")} for config in configs]
+    """MLP-probe accuracy against the one numeric setting that the runs of a method differ in; None where there is none.
+
+    Steps are no setting: they follow from epochs, seconds, batch and data.
+    """
+    more = ("method", "sha256", "data")  # of data the whole path
+    told = [_told(config) | {key: config.get(key) or _told(config).get(key) for key in more} for config in configs]
     varied = [
         key for key in dict.fromkeys(key for one in told for key in one)
-        if key not in ("method", "seed", "steps", "epochs") and len({repr(one.get(key)) for one in told}) > 1
+        if key not in ("method", "seed", "steps") and len({repr(one.get(key)) for one in told}) > 1
     ]  # fmt: skip
     if len(varied) != 1:
         return None
