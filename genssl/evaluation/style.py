@@ -96,7 +96,9 @@ def style_scores(
     for target in targets:
         found: dict[str, Any] = {"kind": target.kind}
         if target.kind == "categorical":
-            classes = [truth.argmax(1).where(truth.sum(1) > 0, -1) for truth in target.parts]
+            classes = [
+                truth.argmax(1).where(truth.sum(1) > 0, truth.shape[1]) for truth in target.parts
+            ]  # no row: unseen
             found["majority"] = float((classes[2] == classes[0].bincount().argmax()).double().mean())
             probe = linear_probe(points[0], classes[0], points[1], classes[1], points[2], classes[2])
             linear[target.name] = {name: probe[name] for name in ("validation", "test", "l2")}
