@@ -166,7 +166,7 @@ def identity_figures(run: Any) -> dict[str, Any] | str:
 
     retrieval is detail.euclidean.top1, the share of views whose nearest clean item by z is their own. detail holds
 
-        euclidean, cosine   `retrieval` of a view of each of at most 5000 test items, evenly spaced, among those items
+        euclidean, cosine   `retrieval` of a view of each of at most 5000 test items, drawn, among those items
                             as they are, with within_class where items have a class. Euclidean gives the figure: the
                             order of p(z_view | y = z_item) under Gaussian styles, and that of the k-NN probe. On the
                             sphere both order alike; cosine is beside it for z that is compared by direction
