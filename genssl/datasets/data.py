@@ -43,7 +43,7 @@ class Data:
     classes: Sequence[str] | None = None
     views: Any = None
     notes: str = ""
-    digest: str = ""
+    digest: Any = ""  # a str; said so, no split could be passed by **splits
 
     def __post_init__(self) -> None:
         for name, split in (dict(self.splits()) | {"train": self.train}).items():

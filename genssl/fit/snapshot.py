@@ -47,7 +47,7 @@ class Snapshot:
             {name: (t, t.detach().clone()) for name, t in table.items() if t is not None and id(t) not in self.left_out}
             for table in self.tables
         ]
-        self.plain = [
+        self.plain: list[dict[str, tuple[Any, Any]]] = [
             {n: (v, v.detach().clone() if isinstance(v, Tensor) else v) for n, v in attributes(part).items()}
             for part in self.parts
         ]
@@ -61,9 +61,9 @@ class Snapshot:
                 tensor.copy_(value)
                 table[name] = tensor
         for part, plain in zip(self.parts, self.plain, strict=True):
-            for name, (value, kept) in plain.items():
+            for name, (value, before) in plain.items():
                 if isinstance(value, Tensor):
-                    value.detach().copy_(kept)
+                    value.detach().copy_(before)
                 vars(part)[name] = value
         for part, extra in zip(self.with_extra, self.extra, strict=True):
             part.set_extra_state(copy.deepcopy(extra))
