@@ -44,7 +44,7 @@ EVALUATION = {
         "retrieval": MAYBE,
         "detail": {
             "euclidean": RETRIEVAL, "cosine": RETRIEVAL, "input": RETRIEVAL,
-            "shattering": {"capacity": MAYBE, "cover_capacity": MAYBE},
+            "shattering": {"capacity": MAYBE, "cover_capacity": MAYBE}, "decoder": {"constant": MAYBE},
         },
     },
     "generation": {

@@ -82,7 +82,9 @@ def against(lines: Mapping[str, Sequence[tuple[float, float]]], setting: str, un
     axes.set_ylabel(unit)
     axes.spines[["top", "right"]].set_visible(False)
     if len(lines) > 1:
-        axes.legend(frameon=False, fontsize=8)
+        figure.legend(
+            loc="outside lower center", frameon=False, fontsize=8, ncols=1 if max(map(len, lines)) > 24 else 3
+        )
     return figure
 
 

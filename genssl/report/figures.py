@@ -22,6 +22,8 @@ from genssl.kinds import is_number
 
 BLUE, ORANGE, GREY = "#2a6f97", "#d1691d", "#777777"
 DPI = 200
+FEW = 20
+"""Points below which a curve shows each."""
 
 
 def curve(metrics: Sequence[Mapping[str, Any]], names: Mapping[str, str], unit: str, markers: bool = False) -> Figure:
@@ -38,15 +40,17 @@ def curve(metrics: Sequence[Mapping[str, Any]], names: Mapping[str, str], unit: 
         points = [(line["step"], line[name]) for line in metrics if is_number(line.get(name))]
         if points:
             steps, values = zip(*points, strict=True)
-            style = {"marker": "o", "markersize": 3} if markers else {}
+            style = {"marker": "o", "markersize": 3} if markers or len(steps) < FEW else {}
             axes.plot(steps, values, color=colour, linewidth=1.2, label=plain(label), **style)
             every += values
             settled += [value for step, value in points if step > 0.15 * last] or list(values)
     if every and _span(settled) < 0.3 * _span(every):
         margin = 0.15 * (_span(settled) or 1.0)
         axes.set_ylim(min(settled) - margin, max(settled) + margin)
-        axes.text(0.97, 0.06, f"starts at {every[0]:.4g}", transform=axes.transAxes, ha="right", fontsize=8, color=GREY)
+        told = f"cut: from {min(every):.4g} to {max(every):.4g}, starts at {every[0]:.4g}"
+        axes.text(0.97, 0.06, told, transform=axes.transAxes, ha="right", fontsize=8, color=GREY)
     axes.set_xlabel("step")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_ylabel(unit)
     if len(names) > 1:
         axes.legend(frameon=False, fontsize=8)

@@ -130,6 +130,8 @@ def name_of(run: Any) -> str:
     config = run.config
     method = config.get("method") or type(run.method).__name__
     data = (config.get("data_description") or {}).get("name") or config.get("data")
+    if str(config.get("data")).startswith(f"{data}:"):  # with its settings
+        data = config["data"]
     return f"{method} on {data}" if data else str(method)
 
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
+from genssl.kinds import is_number
 from genssl.report import bars, figures
 from genssl.report.drawing import Drawing
 from genssl.report.looking import Look
-from genssl.report.markup import code, head, note, percent, picture, row, table
+from genssl.report.markup import code, head, note, picture, row, table, text
 from genssl.report.tables import PROBES
 
 SLOTS = ("reconstruction", "entropy", "prior")
@@ -29,7 +30,7 @@ def comparison(
     names: Sequence[str], runs: Sequence[Any], looks: Sequence[Look], evaluations: Evaluations, folder: Path
 ) -> str:
     """The part above the runs; its figures also go to folder/*.png. names: of the runs, made unlike where two are the same."""
-    names = unlike(names, [run.config for run in runs])
+    names = unlike(_short(names), [run.config for run in runs])
     known = [found if isinstance(found, dict) else {} for found in evaluations]
     rows = "".join(_row(name, run, found) for name, run, found in zip(names, runs, known, strict=True))
     drawings = {
@@ -42,14 +43,26 @@ def comparison(
     pictures = "".join(picture(folder, name, drawing) for name, drawing in drawings.items() if drawing is not None)
     return (
         f"<h1>{len(runs)} runs</h1>"
-        + table(head("run", numbers=[*PROBES.values(), "mse"]) + "".join(f"<th>{slot}</th>" for slot in SLOTS), rows)
+        + table(
+            head("run", numbers=["epochs", *PROBES.values(), "mse"]) + "".join(f"<th>{slot}</th>" for slot in SLOTS),
+            rows,
+        )
+        + _apart([run.config for run in runs])
         + note(
-            "Accuracy on test, settings chosen on validation; mse: of reconstructed test items, per pixel, by the method's own "
-            "decoder or (*) one fitted to its frozen representation. Terms of different kinds are on different scales: compare "
+            "Accuracy on test (in brackets that of the random encoder, the same network before learning), settings chosen on validation; "
+            "mse: of reconstructed test items, per pixel, by the method's own decoder or (*) one fitted to its frozen representation. "
+            "Terms of different kinds are on different scales: compare "
             "curves within a run, not across runs."
         )
         + f'<div class="figures wide">{pictures}</div>'
     )
+
+
+def _short(names: Sequence[str]) -> list[str]:
+    """METHOD on DATA, without the data where all runs are of the same: names stand beside figures, where there is little room."""
+    parts = [name.rpartition(" on ") for name in names]
+    same = len({data for _, _, data in parts}) == 1 and all(method for method, _, _ in parts)
+    return [method for method, _, _ in parts] if same else list(names)
 
 
 def unlike(names: Sequence[str], configs: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -58,6 +71,8 @@ def unlike(names: Sequence[str], configs: Sequence[Mapping[str, Any]]) -> list[s
     for name, config in zip(names, configs, strict=True):
         same = [other for other_name, other in zip(names, configs, strict=True) if other_name == name]
         told = {key: value for key, value in _told(config).items() if any(_told(o).get(key) != value for o in same)}
+        if "epochs" in told:
+            told.pop("steps", None)  # which follow
         out.append(name + (f" ({', '.join(f'{key} {value}' for key, value in told.items())})" if told else ""))
     return [name if out.count(name) == 1 else f"{name} #{out[: i + 1].count(name)}" for i, name in enumerate(out)]
 
@@ -83,8 +98,27 @@ def _row(name: str, run: Any, evaluation: Mapping[str, Any]) -> str:
     generation = evaluation.get("generation") or {}
     mse, adhoc = generation.get("mse"), (generation.get("adhoc") or {}).get("mse")
     shown = "-" if mse is None and adhoc is None else f"{mse:.4f}" if mse is not None else f"{adhoc:.4f}*"
-    cells = [percent(content.get(key)) for key in PROBES] + [f'<td class="number">{shown}</td>']
-    return row(name, *cells, *(code(slots.get(slot)) for slot in SLOTS))
+    random = (evaluation.get("random_encoder") or {}).get("content") or {}
+    cells = [_beside(content.get(key), random.get(key)) for key in PROBES] + [f'<td class="number">{shown}</td>']
+    steps, each = run.config.get("steps"), run.config.get("steps_per_epoch")
+    epochs = f"{steps / each:.3g}" if is_number(steps) and is_number(each) and each else "-"
+    return row(name, f'<td class="number">{epochs}</td>', *cells, *(code(slots.get(slot)) for slot in SLOTS))
+
+
+def _beside(own: Any, random: Any) -> str:
+    """A cell: accuracy on test, and that of the random encoder in brackets."""
+    values = [_test(each) for each in (own, random)]
+    shown = ["-" if value is None else f"{value:.1%}" for value in values]
+    return f'<td class="number">{shown[0]}{"" if values[1] is None else f" ({shown[1]})"}</td>'
+
+
+def _apart(configs: Sequence[Mapping[str, Any]]) -> str:
+    """A warning where the runs are of different data."""
+    names = dict.fromkeys(str(_told(config)["data"]) for config in configs)
+    if len(names) == 1:
+        return ""
+    told = f"The runs are of different data ({', '.join(names)}): their figures are not to be compared."
+    return f'<p class="warn">{text(told)}</p>'
 
 
 def reconstructions(names: Sequence[str], looks: Sequence[Look]) -> Drawing | None:

@@ -22,7 +22,7 @@ STAGES = importlib.import_module("genssl.evaluation.stages").STAGES
 
 
 @pytest.fixture
-def measured(monkeypatch):
+def measured():
     """Two stages that tell when they run, in place of the real ones."""
     seen: list[str] = []
 
@@ -35,12 +35,14 @@ def measured(monkeypatch):
 
         return measure
 
-    for name in list(STAGES):
-        monkeypatch.delitem(STAGES, name)
-    monkeypatch.setitem(STAGES, "one", stage("one", {"value": float("nan"), "pair": (1, 2)}))
-    monkeypatch.setitem(STAGES, "two.a", stage("two.a", "there is nothing"))
-    monkeypatch.setitem(STAGES, "two.b", stage("two.b", 3.0))
-    return seen
+    before = dict(STAGES)  # in their order, which monkeypatch would turn round
+    STAGES.clear()
+    STAGES["one"] = stage("one", {"value": float("nan"), "pair": (1, 2)})
+    STAGES["two.a"] = stage("two.a", "there is nothing")
+    STAGES["two.b"] = stage("two.b", 3.0)
+    yield seen
+    STAGES.clear()
+    STAGES.update(before)
 
 
 def test_the_second_call_measures_nothing_and_gives_the_same(tmp_path, measured):

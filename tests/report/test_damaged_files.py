@@ -82,7 +82,7 @@ def cases(number=150):
 def test_whatever_stands_in_an_evaluation_is_read_or_told(tmp_path, monkeypatch):
     """Every part, replaced by what is no such thing: every reader of it works, or the sentence names file, place and remedy."""
     for drawn in ("grouped", "against"):
-        monkeypatch.setattr(bars, drawn, lambda *parts: list(parts))
+        monkeypatch.setattr(bars, drawn, lambda *parts, **_: list(parts))
     monkeypatch.setattr(
         figures, "spectrum", lambda parts: [[value > 0 for value in values] for values in parts.values()]
     )
