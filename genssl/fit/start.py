@@ -29,6 +29,7 @@ from genssl.fit.folder import read_config
 from genssl.fit.guard import plain_name
 from genssl.fit.longer import lengthen
 from genssl.fit.reading import data_key, load_data, read_data
+from genssl.fit.resolved import resolved
 from genssl.fit.run import build_from, check_class
 from genssl.fit.slots import apply_slots
 from genssl.groups import Groups
@@ -89,8 +90,11 @@ def new(
                 "settings and replace are for a method that fit builds; this one is an instance already, change it yourself"
             )
     else:
-        method = build(method, loaded.example(config["num_views"]), seed, config["settings"])
+        cls = method
+        method = build(cls, loaded.example(config["num_views"]), seed, config["settings"])
+        config["resolved"] = plain(resolved(cls, method, config["event_shape"], config["settings"]))
         apply_slots(method, config["replaced"], seed, config["event_shape"], config["settings"])
+    config["parameters"] = sum(parameter.numel() for parameter in method.parameters() if parameter.requires_grad)
     return config, loaded, method
 
 

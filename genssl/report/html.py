@@ -104,6 +104,7 @@ def _what(run: Any) -> str:
     shape = " x ".join(str(part) for part in data.get("event_shape") or ())
     described = {"data": data.get("name") or config.get("data"), "items": sizes, "shape of one": shape}
     facts = described | {name: config.get(name) for name in FACTS} | (config.get("settings") or {})
+    all_settings = {"parameters": config.get("parameters")} | (config.get("resolved") or config.get("attributes") or {})
     rest = {name: config.get(name) for name in MACHINE} | (config.get("versions") or {})
     slots = config.get("slots") or {}
     rows = "".join(row(slot, code(slots.get(slot))) for slot in SLOTS)
@@ -114,6 +115,7 @@ def _what(run: Any) -> str:
         + (f'<p class="soft">{text(source)}</p>' if source else "")
         + f'<h2>What was fitted</h2><div class="fitted"><div>{diagram(method)}'
         + f"{table('<th>slot</th><th>term</th>', rows)}</div><div>{pairs(facts)}"
+        + f"<details><summary>All settings of the method</summary>{pairs(all_settings)}</details>"
         + f"<details><summary>Machine and versions</summary>{pairs(rest)}</details></div></div>"
     )
 

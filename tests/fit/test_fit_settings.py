@@ -424,3 +424,27 @@ def test_a_folder_of_images_is_found_from_anywhere(tmp_path, monkeypatch):
     (tmp_path / "else").mkdir()
     monkeypatch.chdir(tmp_path / "else")
     assert len(genssl.load(tmp_path / "run").data.test) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "expected"),
+    [
+        (
+            "SimVAE",
+            {},
+            {"dim": 10, "network": "mlp", "hidden": [256, 256], "likelihood_scale": 0.02**0.5, "content_scale": None},
+        ),
+        ("SimVAE", {"dim": 3, "view_scale": 0.5}, {"dim": 3, "view_scale": 0.5, "likelihood": "gaussian"}),
+        ("SimCLR", {"temperature": 0.2}, {"temperature": 0.2, "dim": 10, "hidden": [256, 256]}),
+    ],
+)
+def test_the_config_holds_every_setting(name, given, expected, tmp_path):
+    """Given or by default, and what a default became; each is that of the method."""
+    run = fit(tmp_path / "run", name, settings=given, epochs=1, measure=False)
+    found = run.config["resolved"]
+    for key, value in expected.items():
+        assert found[key] == (pytest.approx(value) if isinstance(value, float) else value), key
+    assert found["dim"] == run.represent(run.data.test.floats()[:2]).shape[1]
+    assert run.config["parameters"] == sum(p.numel() for p in run.method.parameters() if p.requires_grad)
+    if name == "SimCLR":
+        assert run.method.head[-1].out_features == found["head"][-1]
