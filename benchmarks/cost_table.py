@@ -8,7 +8,7 @@ from typing import Any
 
 Row = dict[str, Any]
 LINE = {"ms": 0.15, "MB": 0.05}  # how far from a line still is one: time is noisy, memory exact
-LINEAR = 1.1  # the power from which on growth is more than linear
+LINEAR = 1.2  # the power from which on growth is more than linear
 UNITS = {"groups": "group", "views": "view", "dim": "dimension", "particles": "particle"}
 TITLES = {"mlp": "The paper's MLP, 28x28 images", "small": "Two layers of 64, 8x8 images"}
 
