@@ -184,7 +184,7 @@ def document(found: dict[str, Any], doc: str) -> str:
             lines += axis_tables(rows, axis)
         lines += [f"{about(parts['sweeps'])}.", ""]
         lines += fresh(parts["fresh"], rows) if "fresh" in parts else []
-        lines += processes(parts["processes"]) if "processes" in parts else []
+        lines += processes(parts["processes"]) if "processes" in parts else ["Several processes: not measured yet.", ""]
     for parts in found.values():
         lines += evaluation(parts["evaluation"]) if "evaluation" in parts else []
     return "\n".join(lines)
