@@ -3,6 +3,7 @@
     python benchmarks/paper.py --budget cpu                  # the cells that are not done yet; start it again where it was stopped
     python benchmarks/paper.py --budget paper --seconds 600  # a stage: stops after 600 s, a fit that is under way is kept
     python benchmarks/paper.py --budget paper --epochs 1     # a dry run: that many epochs of every cell, and the minutes of all of it
+    python benchmarks/paper.py --budget paper --steps 60     # the same of so many steps, one seed a cell
     python benchmarks/paper.py --table                       # results/paper.md
 
 Several processes may run side by side: they share the work. `--only TEXT`: cells whose name has TEXT.
@@ -27,10 +28,11 @@ import functools
 import json
 import os
 import signal
+import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -102,7 +104,7 @@ def cells(budget: str) -> list[dict[str, Any]]:
 
 
 def fit(cell: dict[str, Any], folder: Path, cut: int | None = None) -> tuple[Any, int]:
-    """The fitted run of a cell and its steps; cut: stop after so many epochs."""
+    """The fitted run of a cell and its steps; cut: stop after so many."""
     verify = cell["data"] != "cifar10"
     per_epoch = len(load(cell["data"]).train) // cell["batch"]
     steps = cell["steps"] if cell["steps"] is not None else cell["epochs"] * per_epoch
@@ -112,8 +114,9 @@ def fit(cell: dict[str, Any], folder: Path, cut: int | None = None) -> tuple[Any
     run = genssl.fit(
         cell["method"], cell["data"], data_root=data_root(), verify=verify, settings=cell["settings"], views=views,
         replace=cell.get("replace"), num_views=cell["views"], batch_size=cell["batch"], lr=cell["lr"],
-        epochs=-(-steps // per_epoch), seed=cell["seed"], precision=precision(), schedule=functools.partial(cosine, steps=steps),
-        max_steps=steps if cut is None else min(steps, cut * per_epoch), out=folder, resume=True, progress=False, measure=False,
+        epochs=-(-steps // per_epoch), seed=cell["seed"], precision=cell.get("precision") or precision(),
+        schedule=functools.partial(cosine, steps=steps),
+        max_steps=steps if cut is None else min(steps, cut), out=folder, resume=True, progress=False, measure=False,
     )  # fmt: skip
     return run, steps
 
@@ -145,12 +148,32 @@ def taken(path: Path) -> Iterator[bool]:
             yield True
 
 
+def do(
+    cell: dict[str, Any], out: Path, folder: Path, told: Callable[[dict[str, Any]], Any], method: Any = None
+) -> None:
+    """Fit and measure a cell, keep it in `out`, and print what is told of it; nothing where it is done, or another process is at it.
+
+    method: a class in place of the name in the cell.
+    """
+    with taken(folder.with_suffix(".lock")) as mine:
+        if not mine or out.exists():
+            return
+        began = time.perf_counter()
+        run, steps = fit(cell if method is None else {**cell, "method": method}, folder)
+        seconds = time.perf_counter() - began
+        found = measure(cell, run, steps)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_json(out, {**found, "seconds": seconds})
+        print(cell["name"], f"{seconds:.0f} s", told(found), flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--budget", choices=BUDGETS, default="cpu")
     parser.add_argument("--only", default="")
     parser.add_argument("--seconds", type=float, help="of this stage")
     parser.add_argument("--epochs", type=int, help="a dry run of so many epochs a cell, nothing is kept")
+    parser.add_argument("--steps", type=int, help="a dry run of so many steps a cell of the first seed")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "genssl_paper")
     parser.add_argument("--table", action="store_true")
     args = parser.parse_args()
@@ -165,32 +188,27 @@ def main() -> None:
         timer.start()
     minutes: dict[str, float] = {}
     for cell in (c for c in cells(args.budget) if args.only in c["name"]):
-        if args.epochs is not None:
-            minutes[cell["name"]] = dry(cell, args.epochs)
+        if args.epochs is not None or args.steps is not None:
+            if args.epochs is None and cell["seed"] != 0:
+                continue
+            minutes[cell["name"]] = dry(cell, args.epochs, args.steps)
             print(f"{cell['name']}: {minutes[cell['name']]:.1f} min", flush=True)
             continue
         out, folder = OUT / args.budget / f"{cell['name']}.json", args.work / args.budget / cell["name"]
-        with taken(folder.with_suffix(".lock")) as mine:
-            if not mine or out.exists():
-                continue
-            began = time.perf_counter()
-            run, steps = fit(cell, folder)
-            seconds = time.perf_counter() - began
-            found = measure(cell, run, steps)
-            out.parent.mkdir(parents=True, exist_ok=True)
-            write_json(out, {**found, "seconds": seconds})
-            print(cell["name"], f"{seconds:.0f} s", {k: v["test"] for k, v in found["content"].items()}, flush=True)
+        do(cell, out, folder, lambda found: {probe: values["test"] for probe, values in found["content"].items()})
     if minutes:
-        print(f"{len(minutes)} cells, {sum(minutes.values()):.0f} minutes of fitting in all")
+        seeds = "" if args.epochs is not None else " a seed"
+        print(f"{len(minutes)} cells, {sum(minutes.values()):.0f} minutes of fitting{seeds} in all")
 
 
-def dry(cell: dict[str, Any], epochs: int) -> float:
-    """Minutes of the whole fit, by the seconds of its first epochs."""
+def dry(cell: dict[str, Any], epochs: int | None, steps: int | None) -> float:
+    """Minutes of the whole fit, by the speed of its first epochs or steps."""
+    cut = steps if epochs is None else epochs * (len(load(cell["data"]).train) // cell["batch"])
     with tempfile.TemporaryDirectory() as folder:
-        began = time.perf_counter()
-        run, steps = fit(cell, Path(folder) / "run", epochs)
-        done = run.metrics[-1]["step"] if run.metrics else 0
-        return (time.perf_counter() - began) / 60 * steps / done if done else 0.0
+        run, whole = fit(cell, Path(folder) / "run", cut)
+        lines = [line for line in run.metrics if line["step"] > 10] or run.metrics  # what comes once is in the first
+        views = cell["batch"] * cell["views"]
+        return statistics.median(views / line["views_per_second"] for line in lines) / 60 * whole if lines else 0.0
 
 
 def committed(budget: str) -> list[dict[str, Any]]:

@@ -37,37 +37,49 @@ SETTINGS = {
 }
 
 
-def hand_written(encoder, decoder, optimiser, images, transform, groups, num_views, precision, view_scale, scale):
-    """A loop that somebody would write without a library."""
-    autocast = lambda: torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16")  # noqa: E731
-    permutation, generator = torch.randperm(len(images)), torch.Generator()
+class HandWritten:
+    """A loop that somebody would write without a library. A step is `prepare`, of the host, and `body`, of the device."""
 
-    def step(number: int) -> None:
-        start = (number * groups) % (len(images) - groups)
-        source = images[permutation[start : start + groups]].float() / 255
-        generator.manual_seed(number)
-        x, _ = transform(source.repeat_interleave(num_views, 0), None, generator)
+    def __init__(self, encoder, decoder, optimiser, images, transform, groups, num_views, precision, view_scale, scale):
+        self.encoder, self.decoder, self.optimiser, self.images = encoder, decoder, optimiser, images
+        self.transform, self.groups, self.num_views, self.bf16 = transform, groups, num_views, precision == "bf16"
+        self.view_scale, self.scale, self.device = view_scale, scale, images.device
+        self.permutation = torch.randperm(len(images), device=self.device)
+        self.generator = torch.Generator(self.device)
+        self.index = self.permutation[:groups].clone()
+
+    def __call__(self, number: int) -> None:
+        self.prepare(number)
+        self.body()
+
+    def prepare(self, number: int) -> None:
+        start = (number * self.groups) % (len(self.images) - self.groups)
+        self.index.copy_(self.permutation[start : start + self.groups])
+        self.generator.manual_seed(number)
+
+    def body(self) -> None:
+        autocast = lambda: torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)  # noqa: E731
+        source = self.images.index_select(0, self.index).float() / 255
+        x, _ = self.transform(source.repeat_interleave(self.num_views, 0), None, self.generator)
         with autocast():
-            output = encoder(x)
+            output = self.encoder(x)
         loc, log_scale = output.float().chunk(2, -1)
         z = loc + log_scale.exp() * torch.randn_like(loc)
         with autocast():
-            mean = decoder(z)
-        reconstruction = -(mean.float() - x).square().sum() / (2 * scale**2)
+            mean = self.decoder(z)
+        reconstruction = -(mean.float() - x).square().sum() / (2 * self.scale**2)
         entropy = log_scale.sum()
-        grouped = z.unflatten(0, (groups, num_views))
-        prior = -(grouped - grouped.mean(1, keepdim=True)).square().sum() / (2 * view_scale**2)
-        loss = -(reconstruction + entropy + prior) / groups
-        optimiser.zero_grad(set_to_none=True)
+        grouped = z.unflatten(0, (self.groups, self.num_views))
+        prior = -(grouped - grouped.mean(1, keepdim=True)).square().sum() / (2 * self.view_scale**2)
+        loss = -(reconstruction + entropy + prior) / self.groups
+        self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        optimiser.step()
-
-    return step
+        self.optimiser.step()
 
 
 def library(method, optimiser, images, transform, groups, num_views, precision):
-    """One step as genssl.fit takes it."""
-    batches = Batches(Items(images), transform, num_views, groups, 0, torch.device("cpu"))
+    """A step as genssl.fit takes it, and the Stepper."""
+    batches = Batches(Items(images), transform, num_views, groups, 0, images.device)
     module = method.objective(method.model, method.guide)
     config = {"seed": 0, "clip": None, "lr": 1e-3, "steps": 10**6}
     stepper, stream = Stepper(module, optimiser, batches, config, "constant"), batches.run(0, 10**6)
@@ -76,7 +88,7 @@ def library(method, optimiser, images, transform, groups, num_views, precision):
         number, batch = next(stream)
         stepper(number, batch)
 
-    return step
+    return step, stepper
 
 
 def peak(precision: str, size: int = 2048) -> Callable[[int], None]:
@@ -116,8 +128,8 @@ def main() -> None:
     )
     rest = (images, transform, s["groups"], s["views"], args.precision)
     adam = make_optimiser("adam", theirs.parameters(), 1e-3)
-    by_hand = hand_written(theirs.encoder, theirs.decoder, adam, *rest, view_scale, scale)
-    by_genssl = library(ours, make_optimiser("adam", ours.parameters(), 1e-3), *rest)
+    by_hand = HandWritten(theirs.encoder, theirs.decoder, adam, *rest, view_scale, scale)
+    by_genssl, _ = library(ours, make_optimiser("adam", ours.parameters(), 1e-3), *rest)
     seed_noise(0, 0, torch.device("cpu"))
 
     import pyro

@@ -66,8 +66,8 @@ for _command in (cli_runs.evaluate, cli_runs.posterior, cli_runs.against, cli_ru
 @click.option("--lr", type=float, help="Learning rate.")
 @click.option("--seed", type=int, help="All randomness is a function of it; default 0.")
 @click.option(
-    "--precision", type=click.Choice(["32", "bf16", "auto"]),
-    help="bf16: around the networks only; auto: the faster one on this machine; default 32.",
+    "--precision", type=click.Choice(["32", "bf16", "auto", "tf32"]),
+    help="bf16: around the networks only; auto: the faster one on this machine; tf32: products of a GPU; default 32.",
 )  # fmt: skip
 @device_option
 @click.option("--limit", type=int, help="Use at most so many items of each split.")
@@ -99,10 +99,11 @@ for _command in (cli_runs.evaluate, cli_runs.posterior, cli_runs.against, cli_ru
     metavar="[DIR]",
     help="Write TensorBoard's files; default OUT/tensorboard.",
 )
+@click.option("--no-graph", is_flag=True, help="On a GPU: take steps one by one, not as one CUDA graph.")
 @click.option("--no-report", is_flag=True, help="Neither evaluate nor write the report at the end.")
 def fit(
     method: str, data_name: str, no_verify: bool, pairs: tuple[str, ...], reconstruction: str | None, entropy: str | None,
-    prior: str | None, tensorboard: str | None, no_report: bool, **options: Any,
+    prior: str | None, tensorboard: str | None, no_graph: bool, no_report: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Fit METHOD (a name of `genssl methods`, or path/to/file.py:Class), then evaluate it and write the report."""
     from genssl import distributed
@@ -116,8 +117,10 @@ def fit(
     replace = {slot: text for slot, text in given.items() if text is not None}
 
     def again(folder: Path) -> str:
-        rest = ["--no-report"] * no_report + ["--num-workers", str(options["num_workers"])] * (
-            options["num_workers"] > 0
+        rest = (
+            ["--no-graph"] * no_graph
+            + ["--no-report"] * no_report
+            + ["--num-workers", str(options["num_workers"])] * (options["num_workers"] > 0)
         )
         if tensorboard is not None:
             rest += ["--tensorboard", *[tensorboard] * bool(tensorboard)]
@@ -133,12 +136,12 @@ def fit(
                     settings=dict(parse_setting(pair) for pair in pairs) or None,
                     verify=not no_verify,
                     replace=replace or None,
+                    graph=not no_graph,
                     callbacks=[] if tensorboard is None else [TensorBoard(tensorboard or None)],
                     **options,
                 )
         except Interrupted as stop:
-            click.echo(f"\ngenssl: {stop.told}; go on with: {again(stop.folder)}", err=True)
-            raise click.exceptions.Exit(130) from stop
+            raise _stopped(stop.told + (f"; go on with: {again(stop.folder)}" if stop.begun else "")) from stop
     if not first:  # of several processes, one ends the run
         return
     if not run.finished:
@@ -156,11 +159,8 @@ def _finish(run: Any) -> None:
         figures = run.evaluate()
         page = write([run])
     except KeyboardInterrupt as stop:
-        click.echo(
-            f"\ngenssl: {run.path} is fitted; go on with: genssl evaluate {run.path}, genssl report {run.path}",
-            err=True,
-        )
-        raise click.exceptions.Exit(130) from stop
+        told = f"{run.path} is fitted; go on with: genssl evaluate {run.path}, genssl report {run.path}"
+        raise _stopped(told) from stop
     click.echo(summary(run, figures))
     click.echo(f"report: {page}")
 
@@ -207,8 +207,7 @@ def compare(runs: tuple[str, ...], grid: str | None, out: str | None, as_json: b
             raise
         rest = [] if out is None else ["--out", out]
         again = shlex.join(["genssl", "compare", "--grid", grid, *rest, *["--json"] * as_json])
-        click.echo(f"\ngenssl: stopped and saved; go on with: {again}", err=True)
-        raise click.exceptions.Exit(130) from stop
+        raise _stopped(f"stopped and saved; go on with: {again}") from stop
     if as_json:
         from genssl.files import plain
 
@@ -248,6 +247,12 @@ def exit_status(run: Callable[[], Any]) -> int:
         except (KeyboardInterrupt, click.Abort):
             click.echo("\ngenssl: stopped", err=True)
             return 130
+
+
+def _stopped(told: str) -> click.exceptions.Exit:
+    """What ends a command after Ctrl-C, which is told."""
+    click.echo(printable(f"\ngenssl: {told}"), err=True)
+    return click.exceptions.Exit(130)
 
 
 def _is_echo() -> bool:

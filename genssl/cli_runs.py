@@ -30,11 +30,10 @@ def summary(run: Any, figures: dict[str, Any]) -> str:
         f"{run.config['method']} on {run.config['data_description'].get('name')}: "
         f"{run.step or 0} of {run.config['steps']} steps, {run.path}"
     ]
-    if run.metrics:
-        lines.append(
-            "nats a group     "
-            + "   ".join(f"{key} {run.metrics[-1][key]:.1f}" for key in ("reconstruction", "entropy", "prior"))
-        )
+    last = run.metrics[-1] if run.metrics else {}
+    terms = [f"{key} {last[key]:.1f}" for key in ("reconstruction", "entropy", "prior") if last.get(key) is not None]
+    if terms:
+        lines.append("nats a group     " + "   ".join(terms))
     content, random = figures.get("content"), (figures.get("random_encoder") or {}).get("content") or {}
     if not content:
         return printable(

@@ -9,9 +9,15 @@ from collections.abc import Iterable
 def did_you_mean(name: str, known: Iterable[str], otherwise: str | None = None, cutoff: float = 0.6) -> str:
     """The remedy for a name that is not known: the nearest one, else `otherwise`, by default all there are."""
     known = list(known)
+    near = nearest(name, known, cutoff)
+    return f"did you mean {near}?" if near else otherwise or f"known: {', '.join(known) or 'none'}"
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The name that was meant, perhaps: the same in other letters, or one like it."""
+    known = list(known)
     same = [other for other in known if other.lower() == name.lower()]
-    near = same or difflib.get_close_matches(name, known, 1, cutoff)
-    return f"did you mean {near[0]}?" if near else otherwise or f"known: {', '.join(known) or 'none'}"
+    return next(iter(same or difflib.get_close_matches(name, known, 1, cutoff)), None)
 
 
 class GensslError(Exception):

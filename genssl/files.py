@@ -73,6 +73,11 @@ def to_disk(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def write_text(path: Path, text: str) -> None:
+    """A page or table; what is no text (half of a surrogate pair, from other bytes in a name or a forged file) goes in as its escape."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
+
+
 def write_json(path: Path, value: Any) -> None:
     """Pretty JSON; NaN and infinities become null, which every reader accepts."""
     write_bytes(path, (json.dumps(plain(value), indent=2, allow_nan=False) + "\n").encode())

@@ -155,7 +155,7 @@ class Objective(nn.Module, ELBO):
             for module in modules:
                 traces, module.last = module.last, None
                 if traces is not None:
-                    self._update_terms(traces.detach())
+                    self._update_terms(traces)
             owners = {id(owner): owner for module in modules for owner in module.whole_owners}
             for owner in owners.values():
                 advance = getattr(owner, "update", None)
@@ -167,7 +167,9 @@ class Objective(nn.Module, ELBO):
     @torch.no_grad()
     def _update_terms(self, traces: Traces) -> None:
         stateful = [term for term in self._active() if type(term).update is not Term.update]
-        traces = whole(traces) if stateful else traces
+        if not stateful:
+            return
+        traces = whole(traces.detach())
         for term in stateful:
             term.update(traces)
 

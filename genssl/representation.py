@@ -49,7 +49,7 @@ class Representation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     (178, 8)
 
     method, settings, replace, views, num_views, epochs, max_seconds, max_steps, batch_size (rows a step), lr, optimizer, schedule, clip,
-    precision, device, callbacks, measure, progress    as in genssl.fit, with its defaults but for measure and progress, which are off.
+    precision, device, callbacks, measure, graph, progress    as in genssl.fit, with its defaults but for measure and progress: off
                   A grid reaches settings of the method as `settings__dim`. An instance of a method is copied, never trained itself
     views         None: features get CorruptFeatures() where a group has more than one view, images get crops, Groups have their own.
                   genssl.views.Identity() for copies, which genssl.fit gives to features. They tell a method that compares views nothing:
@@ -104,6 +104,7 @@ class Representation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         out: str | os.PathLike[str] | None = None,
         callbacks: Sequence[Callable[[Line], None]] = (),
         measure: bool | Sequence[int] = False,
+        graph: bool = True,
         progress: bool = False,
     ) -> None:
         self.method, self.settings, self.replace = method, settings, replace
@@ -112,7 +113,7 @@ class Representation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         self.batch_size, self.lr, self.optimizer, self.schedule, self.clip = batch_size, lr, optimizer, schedule, clip
         self.precision, self.device, self.random_state = precision, device, random_state
         self.validation, self.out, self.callbacks = validation, out, callbacks
-        self.measure, self.progress = measure, progress
+        self.measure, self.graph, self.progress = measure, graph, progress
 
     # ------------------------------------------------------------------ fit and transform
 

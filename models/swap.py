@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+from typing import Any, Never
 
 from genssl.models.swapped import Law, put_guide, put_model
 from torch import nn
 
 from genssl.distributions import Gaussian
-from genssl.errors import SettingsError
+from genssl.errors import SettingsError, did_you_mean
 from genssl.networks import output_size
 from genssl.objective import Objective
 from genssl.terms import SLOTS, Term
@@ -28,6 +29,7 @@ def swap(
     likelihood: nn.Module | None = None,
     view_scale: float | None = None,
     content_scale: float | None = None,
+    **others: Never,
 ) -> Any:
     r"""Put terms into the slots of method.objective, in place, and make guide and parts fit them; returns the method.
 
@@ -52,6 +54,11 @@ def swap(
 
     Raises SettingsError, with nothing changed, where a part is missing or a term does not fill its slot.
     """
+    for key in others:
+        hint = did_you_mean(
+            key, (known for known in inspect.signature(swap).parameters if known not in ("method", "others"))
+        )
+        raise SettingsError(f"{type(method).__name__}.swap has no argument {key!r}; {hint}")
     given: dict[str, Any] = {"reconstruction": reconstruction, "entropy": entropy, "prior": prior}
     for slot, term in given.items():
         if isinstance(term, type) and issubclass(term, Term):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from types import MethodType
 from typing import Any
 
 import pyro
@@ -49,17 +48,29 @@ class Law:
         return (law if mask is None else law.mask(mask.unsqueeze(-1))).to_event(event_dim)
 
 
+class Bound:
+    """A function bound to a method, as Python's own bound methods, but for pickles: those look the function up in the class.
+
+    A copy, deep or unpickled, is bound to the copied method.
+    """
+
+    def __init__(self, function: Callable[..., Any], method: Any) -> None:
+        self.__func__, self.__self__ = function, method
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.__func__(self.__self__, *args, **kwargs)
+
+
 def put_guide(method: Any, law: Law, added: frozenset[str]) -> None:
     """Put the swapped guide over the written one, or take it away."""
     for key, function in (("guide", _guide), ("encode", _encode), ("posterior", _posterior), ("joint", _joint)):
         vars(method).pop(key, None)
         if hasattr(type(method), key) and (law.kind != "own" or added & {"head", "predictor"}):
-            # Bound methods: a deep copy binds them to the copied method.
-            vars(method)[key] = MethodType(function, method)
+            vars(method)[key] = Bound(function, method)
     if "head" in added:
-        vars(method)["project"] = MethodType(_project, method)
+        vars(method)["project"] = Bound(_project, method)
         if hasattr(type(method), "decode"):  # its z is after the head, representations are before
-            vars(method)["decode"] = MethodType(_decode, method)
+            vars(method)["decode"] = Bound(_decode, method)
         vars(method)["content"] = None  # p(y | z) is of the z after the head
 
 
@@ -148,9 +159,9 @@ class _Swapped(Messenger):
 def put_model(method: Any, width: int | None) -> None:
     """y -> z_j (-> x_j) for a method that was written without."""
     vars(method)["latent_dim"] = width
-    vars(method)["model"] = MethodType(_model, method)
+    vars(method)["model"] = Bound(_model, method)
     if "decoder" in method._added:
-        vars(method)["decode"] = MethodType(_decode, method)
+        vars(method)["decode"] = Bound(_decode, method)
 
 
 def _model(self: Any, groups: Groups) -> None:

@@ -17,6 +17,7 @@ import torch
 import genssl
 from genssl import cli
 from genssl.cli import main
+from genssl.fit import start
 
 SMALL = [
     "--data",
@@ -320,6 +321,19 @@ def test_ctrl_c_elsewhere(stop, monkeypatch, capsys):
     monkeypatch.setattr(cli.cli.commands["data"], "callback", stopped)
     status, _, err = run(capsys, "data")
     assert (status, err.split()) == (130, ["genssl:", "stopped"])
+
+
+def test_ctrl_c_before_the_first_step(capsys, monkeypatch):
+    """Nothing is there to go on with, and a command that did would take the newest run of that name."""
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(start, "new", stopped)
+    told = "\ngenssl: stopped before the first step: nothing was fitted yet, and nothing is kept"
+    assert run(capsys, "fit", "SimVAE", *SMALL) == (130, "", f"{told} in runs\n")
+    assert run(capsys, "fit", "SimVAE", *SMALL, "--out", "mine") == (130, "", f"{told} in mine\n")
+    assert not Path("mine").exists()
 
 
 def test_ctrl_c_while_evaluating(capsys, monkeypatch):

@@ -441,33 +441,27 @@ def test_whole_images_are_read_whatever_they_are_called(tmp_path):
 # ---------------------------------------------------------------------- pages and terminals
 
 
-def spoilt(value):
-    """An evaluation whose texts, counts and names are hostile; numbers that a format needs stay numbers."""
+def spoilt(value, number=0.5):
+    """An evaluation whose texts and names are hostile; where a number belongs, anything else is refused."""
     probe = {"validation": 0.5, "test": 0.5, "test_best": 0.5}
     factor = {"kind": value, "linear": {"test": 0.5}, "kernel": {"test": 0.5}}
     return {
         "content": {"knn": probe, "linear": probe, "mlp": probe, value: probe},
         "random_encoder": {"content": {value: probe}},
-        "clustering": {"components": value, "accuracy": value, "nmi": value},
-        "style": {value: {"z": {value: factor}, "left_out": {value: value}}, "views": None},
-        "geometry": {"dim": value, "effective_rank": value, "alpha_req": 1.0},
+        "style": {
+            value: {"z": {value: factor}, "left_out": {value: value}, "axes": {"mig": 0.5, "factors": {value: {}}}},
+            "views": None,
+        },
         "generation": {
             "mse": 0.5,
-            "bound": {"elbo": value, "importance_weighted": {value: 1.0}, "groups": value, "views": value},
-            "frechet": {"items": value, "features": value, "samples": value},
+            "bound": {"elbo": 1.0, "importance_weighted": {value: 1.0}, "groups": 9, "views": 2},
+            "frechet": {"items": number, "features": value, "samples": 0.5},
         },
         "certainty": {
-            "weights": {
-                "views": value,
-                "groups": value,
-                "draws": value,
-                "trusted": value,
-                "pareto_k": 1.0,
-                "effective_samples": 1.0,
-            },
-            "calibration": {value: {"coverage": {"0.5": value}, "p_value": value}},
+            "risk": {"accuracy": 0.5, "items": 9, "curves": {value: {"area": 0.5, "risk": [[0.5, 0.5], [1.0, 0.5]]}}},
+            "calibration": {value: {"coverage": {"0.5": 0.5, value: 0.5}, "p_value": 0.5}},
         },
-        "notes": {"style.views": value, "certainty.risk": value, value: value},
+        "notes": {"style.views": value, "certainty.coverage": value, value: value},
     }
 
 
@@ -476,8 +470,8 @@ def test_reports_keep_every_text_of_a_run_as_text(run, tmp_path):
     (run / "against").mkdir()
     one = {
         "data": EVIL,
-        "groups": [EVIL, EVIL],
-        "views": EVIL,
+        "groups": [5, 6],
+        "views": 3,
         "standard_error": 0.1,
         "auroc": {EVIL: 0.4},
         "absent": {EVIL: EVIL},
@@ -498,7 +492,12 @@ def test_reports_keep_every_text_of_a_run_as_text(run, tmp_path):
     for runs, out in (([loaded], None), ([loaded, loaded], tmp_path / "both.html")):
         page = Page(write(runs, out).read_text())
         assert page.is_harmless()
-        assert page.text.count("alert(1)") > 30
+        assert page.text.count("alert(1)") > 25
+    (named / "evaluation.json").write_text(json.dumps(spoilt(EVIL, number=EVIL)))
+    with pytest.warns(UserWarning, match="evaluation.json: is no evaluation"):
+        page = Page(write([loaded], tmp_path / "refused.html").read_text())
+    assert page.is_harmless()
+    assert "generation.frechet.items is" in page.text
     found = genssl.compare([named, named], out=tmp_path / "table")
     page = Page((found.out / "index.html").read_text())
     assert page.is_harmless()

@@ -31,6 +31,15 @@ MAIN = (
     Column("mse", "mse"),
     Column("adhoc.mse", "ad-hoc mse"),
 )
+AXES = (("disentanglement", "DCI D"), ("random.disentanglement", "random D"), ("completeness", "DCI C"), ("mig", "MIG"))
+OTHERS = (
+    *(Column(f"axes.{of}.{name}", f"{word} {of}", "fixed") for of in ("items", "views") for name, word in AXES),
+    Column("frechet.samples", "Frechet"),
+    Column("kernel.samples", "kernel"),
+    Column("precision.samples", "precision %", "percent"),
+    Column("recall.samples", "recall %", "percent"),
+)
+"""Whether coordinates of z stand for factors of style, and how far samples of each class are from test items: a table of their own."""
 NATS = tuple(Column(f"terms.{name}", f"{'sum of slots' if name == 'elbo' else name}, nats") for name in TERMS)
 """The sum of the slots is an ELBO where the reconstruction slot holds a likelihood and the guide has a density."""
 SECONDS = Column("seconds", "seconds", "short")

@@ -12,7 +12,7 @@ from genssl.compare import writers
 from genssl.compare.rows import Row, row_of
 from genssl.compare.table import Line, aggregate
 from genssl.errors import SettingsError
-from genssl.files import make_folder, write_bytes, write_json
+from genssl.files import make_folder, write_json, write_text
 
 
 @dataclass
@@ -53,10 +53,10 @@ class Comparison:
 
         self.out = Path(out)
         make_folder(self.out)
-        write_bytes(self.out / "table.csv", writers.csv_of(self.rows).encode())
+        write_text(self.out / "table.csv", writers.csv_of(self.rows))
         write_json(self.out / "table.json", self.as_dict())
-        write_bytes(self.out / "table.md", writers.markdown(self.rows).encode())
-        write_bytes(self.out / "index.html", page(self).encode())
+        write_text(self.out / "table.md", writers.markdown(self.rows))
+        write_text(self.out / "index.html", page(self))
         return self.out / "index.html"
 
 

@@ -44,6 +44,9 @@ def _seen(comparison: Comparison, lines: list[Line]) -> list[str]:
         out.append(
             f"The runs took {steps[0]} to {steps[-1]} steps: what costs less time a step had more of them, or more epochs."
         )
+    for what in dict.fromkeys(what for row in rows for what in row.get("untold", ())):
+        without = sum(what in row.get("untold", ()) for row in rows)
+        out.append(f"{without} runs do not tell {what}: those that share a line may differ in it.")
     if len(heads(rows)) > len(SLOTS):
         out.append(f"More than the slots differs: {', '.join(heads(rows)[len(SLOTS) :])}.")
     return out

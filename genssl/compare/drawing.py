@@ -14,12 +14,13 @@ from genssl.compare.columns import short_words
 from genssl.compare.comparison import Comparison
 from genssl.compare.figures import Panel, Path2
 from genssl.compare.rows import Row, flat
-from genssl.compare.table import differing, is_number
+from genssl.compare.table import differing
 from genssl.errors import GensslError
 from genssl.evaluation.decoding import not_finite
 from genssl.evaluation.items import batches, count, several_modalities
 from genssl.fit import metrics
 from genssl.fit.run import load
+from genssl.kinds import is_number
 from genssl.report.drawing import Drawing
 from genssl.terms import SLOTS
 

@@ -8,7 +8,17 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from genssl.compare.columns import NATS, Column, heads, known, main_columns, measured_columns, short_words, with_any
+from genssl.compare.columns import (
+    NATS,
+    OTHERS,
+    Column,
+    heads,
+    known,
+    main_columns,
+    measured_columns,
+    short_words,
+    with_any,
+)
 from genssl.compare.comparison import Comparison
 from genssl.compare.distrust import distrust
 from genssl.compare.drawing import maps, trajectories
@@ -31,6 +41,13 @@ EXPLAINED = (
     "style predicted linearly, the mean over factors that are no categories: from z of items, and of views from z, from the content "
     "of their group and from the residual, z less the mean of z over the group. mse of reconstructed test items, a pixel; ad-hoc by a "
     "decoder fitted to frozen z. Seconds of the steps alone."
+)
+OTHERS_EXPLAINED = (
+    "Whether single coordinates of z stand for single factors of style, of items and of views: disentanglement (DCI D, and that of the "
+    "encoder before learning), completeness (DCI C) and the mutual information gap; a rotation of z moves them and loses nothing. "
+    "Samples of each class, decoded from Gaussians fitted to z, against test items in features of a classifier: Frechet and kernel "
+    "distance, precision (samples that lie where test items do) and recall (test items that lie where samples do). All of them, and of "
+    "other sets, are in table.csv."
 )
 
 
@@ -79,6 +96,9 @@ def _state(comparison: Comparison) -> str:
 
 def _tables(rows: Sequence[Row], lines: Sequence[Line]) -> list[str]:
     parts = [_table(rows, lines, main_columns(lines)), f"<p><small>{INTERVALS} {EXPLAINED}</small></p>"]
+    if others := known(OTHERS, lines):
+        parts += ["<h3>Coordinates of z, and samples</h3>", _table(rows, with_any(others, lines), others)]
+        parts.append(f"<p><small>{OTHERS_EXPLAINED}</small></p>")
     if nats := known(NATS, lines):
         parts += ["<h3>Terms at the end, nats a group</h3>", _table(rows, with_any(nats, lines), nats)]
         parts.append(

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from genssl.compare.rows import RENAMED, SET_BY_NAME, Row
+from genssl.kinds import is_number
 from genssl.terms import SLOTS
 
-SETTINGS = ("method", "data", *SLOTS, *(RENAMED.get(key, key) for key in SET_BY_NAME))
+SETTINGS = (
+    "method", "code", "data", "data_path", "data_digest", *SLOTS, *(RENAMED.get(key, key) for key in SET_BY_NAME), "transform",
+)  # fmt: skip
 """What tells rows apart, beside set.NAME; the seed does not."""
-NO_MEASURE = ("run", "seed", "steps", "step", "finished", "foretold", "note", *SETTINGS)
+NO_MEASURE = ("run", "seed", "steps", "step", "finished", "foretold", "note", "untold", *SETTINGS)
 LEVEL = 0.95
 
 
@@ -110,12 +113,8 @@ def spread_of(values: Sequence[float]) -> Spread:
         return Spread(mean, None, n)
     from scipy.stats import t  # slow to import
 
-    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    deviation = math.dist(values, [mean] * n) / math.sqrt(n - 1)  # its squares cannot overflow
     return Spread(mean, float(t.ppf((1 + LEVEL) / 2, n - 1)) * deviation / math.sqrt(n), n)
-
-
-def is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _measures(rows: Sequence[Row]) -> dict[str, Spread]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from genssl.compare.columns import (
     NATS,
+    OTHERS,
     Column,
     heads,
     known,
@@ -44,6 +45,7 @@ def markdown(rows: Sequence[Row]) -> str:
     lines = aggregate(rows)
     out = [_markdown_table(rows, lines, main_columns(lines)), INTERVALS]
     for title, columns in (
+        ("Coordinates of z, and samples", known(OTHERS, lines)),
         ("Terms at the end of the fit, nats a group", known(NATS, lines)),
         ("Measured during the fit, last", measured_columns(lines)),
     ):
@@ -54,18 +56,13 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def text(rows: Sequence[Row]) -> str:
-    """The aggregated table for a terminal: slots, what else differs, the main measures."""
+    """The aggregated table for a terminal: slots, what else differs, the main measures; below it the others that are known."""
     if not rows:
         return EMPTY
     lines = aggregate(rows)
-    columns = main_columns(lines)
-    table = table_of(rows, lines, columns)
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    words = len(table[0]) - len(columns) - 1  # those go left, numbers right
-    out = [
-        "  ".join(c.ljust(w) if i < words else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
-        for row in table
-    ]
+    out = _text_table(rows, lines, main_columns(lines))
+    if others := known(OTHERS, lines):
+        out += ["", *_text_table(rows, with_any(others, lines), others)]
     notes = [
         f"{runs[0]}{f' and {len(runs) - 1} more' if len(runs) > 1 else ''}: {note}"
         for note, runs in notes_of(rows).items()
@@ -101,6 +98,16 @@ def notes_of(rows: Sequence[Row]) -> dict[str, list[str]]:
 def setting_text(value: Any) -> str:
     """A setting as the command line takes it; nothing where it is not set."""
     return "" if value is None else str(value)
+
+
+def _text_table(rows: Sequence[Row], lines: Sequence[Line], columns: Sequence[Column]) -> list[str]:
+    table = table_of(rows, lines, columns)
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    words = len(table[0]) - len(columns) - 1  # those go left, numbers right
+    return [
+        "  ".join(c.ljust(w) if i < words else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        for row in table
+    ]
 
 
 def _markdown_table(rows: Sequence[Row], lines: Sequence[Line], columns: Sequence[Column]) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from genssl.datasets.arrays import as_floats, check_values, whole_numbers
+from genssl.datasets.digest import digest_of
 from genssl.datasets.items import Items, Stream
 from genssl.datasets.reading import first_item
 from genssl.errors import DataError, SettingsError
@@ -32,7 +33,7 @@ class Data:
     train, validation, test   Items, Stream or Groups of one event shape; None: there is no such split
     classes   names of the labels 0, 1, ...; views: the way of making views (None: genssl.views.images() for items [C, H, W],
               copies for any other; genssl.views.Identity() for copies of images)
-    notes     what to know about the exactness of the copy
+    notes     what to know about the exactness of the copy; digest: of what `from_any` was given, before any split was drawn
     """
 
     name: str
@@ -42,6 +43,7 @@ class Data:
     classes: Sequence[str] | None = None
     views: Any = None
     notes: str = ""
+    digest: Any = ""  # a str; said so, no split could be passed by **splits
 
     def __post_init__(self) -> None:
         for name, split in (dict(self.splits()) | {"train": self.train}).items():
@@ -108,7 +110,7 @@ class Data:
         return dataclasses.replace(short, notes="; ".join(filter(None, [self.notes, f"limited to {n} of {sizes}"])))
 
     def describe(self) -> dict[str, Any]:
-        """What config.json keeps: name, sizes, event shape, dtype, where it is held, classes, notes."""
+        """What config.json keeps: name, sizes, event shape, dtype, where it is held, classes, notes, digest."""
         groups = isinstance(self.train, Groups)
         dtype = _first_modality(self.train).dtype if isinstance(self.train, Groups) else self.train.dtype
         return {
@@ -119,6 +121,7 @@ class Data:
             "held": "groups" if groups else "stream" if isinstance(self.train, Stream) else "memory",
             "classes": None if self.classes is None else list(self.classes),
             "notes": self.notes,
+            "digest": self.digest,
         }
 
     def _map(self, change: Any) -> Data:
@@ -162,6 +165,7 @@ def from_any(data: Any, *, seed: int, validation: Any = None, test: Any = None, 
         whole = Data(name, as_split(data, "data"))
         shares = {"validation": SHARE if fraction is None else fraction, "test": SHARE}
     shares = {part: share for part, share in shares.items() if part not in given}
+    whole.digest = digest_of((dict(whole.splits()) | given).items())  # not of drawn splits, which seeds change
     train, drawn = draw_splits(whole.train, shares, seed, whole.name)
     return whole._replace({"train": train} | given | drawn)
 

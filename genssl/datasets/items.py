@@ -21,7 +21,7 @@ class Items:
     """N items in memory.
 
     x            [N, *event]: uint8 (read as v / 255), floats, or int64 ids; kept as stored
-    label        [N] int64, for evaluation and supervised methods only
+    label        [N] int64, for evaluation and supervised methods only; to evaluation a negative one is none
     style        [N, S] known style factors, with S style_names and style_kinds (see Groups)
     """
 

@@ -63,7 +63,8 @@ class GroupNormal(dist.TorchDistribution):
         batch = [scale.shape for scale in (view_scale, content_scale) if isinstance(scale, Tensor)]
         if mask is not None:
             batch.append(mask.shape[:-1])
-        super().__init__(torch.broadcast_shapes(*batch), Size((num_views, dim)), validate_args=validate_args)
+        shape = torch.broadcast_shapes(*batch) if batch else Size()
+        super().__init__(shape, Size((num_views, dim)), validate_args=validate_args)
 
     @property
     def arg_constraints(self) -> dict[str, constraints.Constraint]:  # type: ignore[override]

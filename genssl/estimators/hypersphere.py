@@ -36,10 +36,10 @@ def alignment(z: Tensor, z_other: Tensor, alpha: float = 2.0, *, valid: Tensor |
 def uniformity(z: Tensor, t: float = 2.0, *, valid: Tensor | None = None) -> Tensor:
     r"""log of the mean over i < j of exp(-t ||z_i - z_j||^2), z [N, D] divided by its norm here -> [], in [-4t, 0].
 
-    (Wang and Isola 2020, arXiv:2005.10242, Section 4.1.) 0 at collapse, least for the uniform distribution on the sphere, whose value is
-    -2t + log(Gamma(D/2) t^(1 - D/2) I_{D/2-1}(2t)), about -2t in many dimensions. It has no entropy's units: up to the kernel's normaliser
-    it is minus kde_entropy(z, (2t)^(-1/2), "vmf") with the logarithm outside the mean over i, hence at least that (Jensen). The mean
-    is unbiased, its logarithm biased downwards by order 1/N.
+    (Wang and Isola 2020, arXiv:2005.10242, Section 4.1.) 0 at collapse, to the origin too; least for the uniform distribution on the
+    sphere, whose value is -2t + log(Gamma(D/2) t^(1 - D/2) I_{D/2-1}(2t)), about -2t in many dimensions. It has no entropy's units: up to
+    the kernel's normaliser it is minus kde_entropy(z, (2t)^(-1/2), "vmf") with the logarithm outside the mean over i, hence at least that
+    (Jensen). The mean is unbiased, its logarithm biased downwards by order 1/N.
 
     Args: t > 0.  valid: [N] bool; rows that are False enter no pair, and fewer than two leave no finite value.
     Raises SettingsError, ShapeError, DataError.
@@ -48,6 +48,7 @@ def uniformity(z: Tensor, t: float = 2.0, *, valid: Tensor | None = None) -> Ten
         raise SettingsError(f"uniformity: t = {t}, expected a positive number")
     given = rows("uniformity", z, valid, least=2)
     z = normalize(given.z, dim=1)
-    exponent = 2 * t * (inner_products(z, z) - 1)
+    squares = z.square().sum(1)  # 1; less of a row without a direction, for all rows at the origin are a collapse, too
+    exponent = t * (2 * inner_products(z, z) - squares[:, None] - squares)
     pairs = given.others() & given.valid[:, None]
     return exponent.masked_fill(~pairs, -math.inf).logsumexp((0, 1)) - (given.number * (given.number - 1)).log()

@@ -48,7 +48,7 @@ def adhoc_decoder(
     Adam, 10 to 80 epochs to the least validation error; their rate is not known.) Here Adam with cosine decay from 3e-3 to 0 over `epochs`,
     batches of 128 (smaller where training has fewer than 80 of them), z standardised in front of the decoder; it stops after 5
     epochs without a better validation error, and the best weights are kept. (FashionMNIST: lower in 15 epochs than at a constant
-    1e-3 in 40.) At most `limit` evenly spaced items of training and test, a quarter of it of validation.
+    1e-3 in 40.) At most `limit` drawn items of training and test, a quarter of it of validation.
 
     Returns (decoder z [N, D] -> [N, *event], in eval mode, on the run's device; figures):
 

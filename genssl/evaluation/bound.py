@@ -48,7 +48,7 @@ def held_out_bound(
                              groups in place of a flat one (`fit_content_prior`); not fitted, and null, where p(y) is proper
         observed             the sites whose density this is;   views J, groups, samples, note
 
-    Source: Burda, Grosse, Salakhutdinov 2016 (arXiv:1509.00519). At most `groups` evenly spaced test groups (by default as
+    Source: Burda, Grosse, Salakhutdinov 2016 (arXiv:1509.00519). At most `groups` drawn test groups (by default as
     many as make 1000 views, at most 500: every draw of every view is decoded), with fresh views of the run (`fresh_groups`),
     num_views of them (default: the run's). Factors of poutine.scale are left out: a tempered density is no density of x. The
     bound is of the views of a group jointly, so compare it at equal J, and between likelihoods of one kind; never with the

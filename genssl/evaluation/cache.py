@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.resources import files
@@ -16,6 +17,8 @@ from torch import Tensor
 from genssl._version import __version__
 from genssl.evaluation.inputs import SPLITS
 from genssl.files import plain, write_json
+from genssl.fit.build import attributes_of
+from genssl.fit.config import describe_callable
 from genssl.groups import Groups
 
 SETTINGS = ("method", "file", "sha256", "seed", "num_views", "views", "precision", "settings", "replaced", "built")
@@ -30,15 +33,29 @@ ROOMS = (
     "networks",
     "fit",
     "posterior",
+    "distributed",
 )
+NO_FIGURES = (
+    "__main__",
+    "_version",
+    "callbacks",
+    "cli",
+    "cli_lists",
+    "cli_runs",
+    "errors",
+    "export",
+    "foretell",
+    "host_sync",
+)
+"""Modules beside the rooms that no figure comes from."""
 
 
 class Cache:
     """RUN/evaluation/STAGE.json: {key, seconds, figures}. The key is a digest of all that the figures depend on.
 
-    That is the weights and buffers of the method, the settings of the run, the items of every split (data that are not in memory: their
-    description), the code of the library, torch's version and the device; views of the user by their name alone. An interrupted
-    evaluation goes on at the stage where it was cut.
+    That is the weights, buffers and scalar attributes of the method and its parts, the settings of the run, the items of every split
+    (data that are not in memory: their description), the code of the library, torch's version and the device; views, as they are here
+    now, by their name and settings. An interrupted evaluation goes on at the stage where it was cut.
     """
 
     def __init__(self, run: Any) -> None:
@@ -67,6 +84,10 @@ def _run_parts(run: Any) -> Iterator[Any]:
     yield {name: run.config.get(name) for name in SETTINGS}
     objective = getattr(run.method, "objective", None)
     yield [str(objective), sorted(getattr(objective, "needs", ()))]
+    yield attributes_of(run.method)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield describe_callable(run.views)  # one that was loaded may lack its own: a reason why stages are not measured
     yield [__version__, torch.__version__, str(run.device), _code()]
     for name, value in sorted(run.method.state_dict().items()):
         yield from (name, value)
@@ -80,9 +101,9 @@ def _split_parts(split: Any) -> Iterator[Any]:
         yield None
     elif isinstance(split, Groups):
         tensors = split.x if isinstance(split.x, tuple) else (split.x,)
-        yield from (*tensors, split.valid, split.label, split.style)
+        yield from (*tensors, split.valid, split.label, split.style, split.index, split.style_names, split.style_kinds)
     elif isinstance(getattr(split, "x", None), Tensor):
-        yield from (split.x, split.label, split.style)
+        yield from (split.x, split.label, split.style, split.style_names, split.style_kinds)
     else:
         yield [repr(split), len(split)]
 
@@ -91,11 +112,20 @@ def _split_parts(split: Any) -> Iterator[Any]:
 def _code() -> str:
     """A digest of the modules that figures come from: another version of them measures anew."""
     parts: list[Any] = []
-    for room in ROOMS:
-        for path in sorted(files(f"genssl.{room}").iterdir(), key=lambda path: path.name):
-            if path.name.endswith(".py"):
-                parts += [path.name, path.read_text()]
+    for path in code_files():
+        parts += [path.name, path.read_text()]
     return _digest(parts)
+
+
+def code_files() -> list[Any]:
+    """The modules of the rooms, and those beside them."""
+    found = []
+    for room in ("genssl", *(f"genssl.{name}" for name in ROOMS)):
+        modules = sorted(
+            (path for path in files(room).iterdir() if path.name.endswith(".py")), key=lambda path: path.name
+        )
+        found += [path for path in modules if room != "genssl" or path.name[:-3] not in NO_FIGURES]
+    return found
 
 
 def _digest(parts: Iterable[Any]) -> str:

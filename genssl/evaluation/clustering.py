@@ -157,6 +157,7 @@ def clustering_scores(
 
     parts, classes = labelled("clustering_scores", train_z, train_y, validation_z, validation_y, test_z, test_y)
     (train, train_class), _, (test, test_class) = parts
+    test_y = test_y[test_y >= 0]  # as labelled leaves them out
     mixture = gaussian_mixture(train, classes if components is None else components, restarts, seed)
     clusters, number = mixture.predict(test), len(mixture.weights)
     of_cluster = torch.full((number,), -2, device=clusters.device)  # a cluster without a class is wrong everywhere

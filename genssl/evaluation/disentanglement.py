@@ -74,7 +74,7 @@ def dci(train: Part, test: Part, kinds: Sequence[str], seed: int = 0, points: in
     with a random encoder. Factors that depend on each other lower D. A law of z that no rotation changes, as
     SimVAE's prior, gives no reason for axes to mean anything. Not comparable with figures of another regressor.
 
-    At most `points` training rows, evenly spaced. The same figures for the same seed; torch's generators are left alone.
+    At most `points` training rows, drawn. The same figures for the same seed; torch's generators are left alone.
 
     Raises ShapeError (axes, fewer than two coordinates or factors), SettingsError (kinds, points), DataError (a factor
     that is constant or not finite), NonFiniteError.

@@ -67,12 +67,15 @@ def evaluate(run: Any, parts: Collection[str] | None = None, progress: bool = Tr
         unit="stage",
         disable=None if progress else True,
     )
+    lines = progress and not sys.stderr.isatty()  # where no bar is drawn
     with measuring(run.method), bar as shown:
         for stage, measure in STAGES.items():
             kept = cache.read(stage)
             if stage in wanted:
                 shown.set_postfix_str(stage)
                 if kept is None:
+                    if lines:
+                        print(f"evaluate {wanted.index(stage) + 1}/{len(wanted)}: {stage}", file=sys.stderr, flush=True)
                     began = time.perf_counter()
                     found = measure(examined)
                     kept = cache.write(stage, found, time.perf_counter() - began)

@@ -1,4 +1,4 @@
-"""Groups to measure on: evenly spaced items of a split with views that no step of the fit has seen."""
+"""Groups to measure on: drawn items of a split with views that no step of the fit has seen."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def samples(run: Any, number: int, decode: Decode | None = None, limit: int = FI
 
     NOT draws from the model's own prior: a flat p(y) has none, and this law is the same for every method. Where the
     aggregate is no Gaussian (clusters, a sphere) it also decodes points that no item is near. Fitted to at most `limit`
-    evenly spaced training items.
+    drawn training items.
 
     decode: for a method without a trained decoder, one that was fitted to its frozen representations (`adhoc_decoder`).
     The same for the same run and arguments; run and torch's generators are left as they were.

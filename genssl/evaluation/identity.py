@@ -59,11 +59,11 @@ def retrieval(
     others: 5 / N, (1 + 1/2 + .. + 1/N) / N, (N + 1) / 2, 1 / n. The error of top1 is about sqrt(p (1 - p) / Q).
 
     label [N], the class of each item, adds within_class: the same among the items of the own class, over queries with a
-    rival there (None if there are none); chance is the mean of 1 / N_class, candidates of N_class; top1_of is over
-    queries with n candidates. If the views of an item are independent given its class, the own item and its rivals are
-    exchangeable and figures within the class are at chance in expectation. So above chance they are dependent; at
-    chance they may still be, in ways that distances do not show. Of a z of the class alone top1 is about
-    (number of classes) / N among all, and within the class exactly chance.
+    rival there (None if there are none; a negative label is none); chance is the mean of 1 / N_class, candidates of
+    N_class; top1_of is over queries with n candidates. If the views of an item are independent given its class, the own
+    item and its rivals are exchangeable and figures within the class are at chance in expectation. So above chance they
+    are dependent; at chance they may still be, in ways that distances do not show. Of a z of the class alone top1 is
+    about (number of classes) / N among all, and within the class exactly chance.
 
     Where it misleads: 1 asks no more than that views of an item lie closer than other items. A z free of style that is
     unique to each item has it, as contrastive objectives ask, so it shows neither style in z nor a fault of z. Weak
@@ -81,6 +81,8 @@ def retrieval(
     if metric == "cosine":
         q, g = (normalize(part, dim=1, eps=torch.finfo(part.dtype).tiny) for part in (q, g))
     classes = [g.new_zeros(len(g)), *([] if pairs.label is None else [pairs.label])]
+    if pairs.label is not None:  # a negative label is none: each such item is alone, without a rival
+        classes[1] = pairs.label.where(pairs.label >= 0, -1 - torch.arange(len(g), device=g.device))
     among, *within = _ranks(q, g, pairs.owner, classes, eps)
     figures = _figures(among, sizes) or {}  # two candidates at least, so there is a rival
     if within:
@@ -164,7 +166,7 @@ def identity_figures(run: Any) -> dict[str, Any] | str:
 
     retrieval is detail.euclidean.top1, the share of views whose nearest clean item by z is their own. detail holds
 
-        euclidean, cosine   `retrieval` of a view of each of at most 5000 test items, evenly spaced, among those items
+        euclidean, cosine   `retrieval` of a view of each of at most 5000 test items, drawn, among those items
                             as they are, with within_class where items have a class. Euclidean gives the figure: the
                             order of p(z_view | y = z_item) under Gaussian styles, and that of the k-NN probe. On the
                             sphere both order alike; cosine is beside it for z that is compared by direction

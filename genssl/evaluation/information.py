@@ -54,7 +54,7 @@ def view_information(
 
     Groups in even places choose f (and set s^2), those in odd places give the figure: choosing and measuring on the same groups
     would be optimistic. A bound in expectation, it may come out a little below 0; it is 0 at collapse to a point, and about 0 where
-    views share nothing. It never exceeds log k, k = half of the groups and at most `limit`, evenly spaced: representations that tell items
+    views share nothing. It never exceeds log k, k = half of the groups and at most `limit`, drawn: representations that tell items
     apart come near, and a value close to the cap says I >= cap and no more. Below it the bound is loose by what these critics
     miss, since no critic is trained. Of Gaussian views the best has s^2 = 2 x within where groups stand far apart, and a larger one
     where they do not. Rotations and the scale of z leave it alone.

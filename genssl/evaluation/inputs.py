@@ -23,11 +23,11 @@ class Labelled(NamedTuple):
 def labelled(where: str, *parts: Tensor) -> tuple[list[Labelled], int]:
     """(train_z, train_y, validation_z, validation_y, ...) -> ([train, validation, ...], number of classes C in train).
 
-    where names the caller in the messages.
+    Rows of a negative label, which is none, are left out. where names the caller in the messages.
 
-    Raises ShapeError, DataError (an empty part), NonFiniteError.
+    Raises ShapeError, DataError (an empty part, no labelled row), NonFiniteError.
     """
-    classes = torch.unique(parts[1])
+    classes = torch.unique(parts[1][parts[1] >= 0])
     out = []
     for name, z, y in zip(SPLITS, parts[::2], parts[1::2], strict=False):
         points = checked(where, name, z, parts[0].shape[-1])
@@ -35,6 +35,12 @@ def labelled(where: str, *parts: Tensor) -> tuple[list[Labelled], int]:
             raise ShapeError(
                 f"{where}: {name}_y has shape {list(y.shape)}, expected [{len(z)}], one label for each row of {name}_z"
             )
+        kept = y >= 0
+        if not bool(kept.any()):
+            raise DataError(
+                f"{where}: none of the {len(y)} rows of {name}_y has a label, expected at least one; a negative label is none, count from 0"
+            )
+        points, y = points[kept.to(points.device)], y[kept]
         place = torch.searchsorted(classes, y.to(classes)).clamp(max=len(classes) - 1)
         known = classes[place] == y.to(classes)
         out.append(Labelled(points, torch.where(known, place, -1).to(z.device)))
@@ -60,8 +66,13 @@ def checked(where: str, name: str, z: Tensor, dim: int) -> Tensor:
 
 
 def standardised(parts: Sequence[Tensor]) -> list[Tensor]:
-    """Every part by the training mean and standard deviation; a dimension that is constant in training becomes 0."""
-    mean, std = parts[0].mean(0), parts[0].std(0, correction=0)
-    dead = std <= 1e-12 * (1 + mean.abs())
+    """Every part by the training mean and standard deviation; a dimension that is constant in training becomes 0.
+
+    Constant: as far as float64 can tell, at whatever scale; so it is of the largest value of the dimension that a part of 1e-12 counts.
+    """
+    unit = parts[0].abs().amax(0)
+    unit = torch.where(unit > 0, unit, 1.0)  # squares of values beyond 1e154 would overflow
+    mean, std = (parts[0] / unit).mean(0), (parts[0] / unit).std(0, correction=0)
+    dead = std <= 1e-12 * mean.abs()
     scale = torch.where(dead, 0.0, 1 / torch.where(dead, 1.0, std))
-    return [(z - mean) * scale for z in parts]
+    return [(z / unit - mean) * scale for z in parts]

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genssl.datasets.data import permutation
 from genssl.groups import Groups
 
 BATCH = 1024
@@ -21,13 +22,17 @@ def count(split: Any) -> int:
 
 
 def spaced(total: int, limit: int | None = None) -> Tensor:
-    """0..total-1, or `limit` of them: evenly spaced, since data may be sorted by class."""
-    size = total if limit is None else min(limit, total)
-    return torch.arange(size) * total // max(size, 1)
+    """0..total-1, or `limit` of them in order, drawn as a function of the sizes alone: data may be sorted by class, or a grid of factors.
+
+    Evenly spaced rows of a grid would leave values of its factors out.
+    """
+    if limit is None or limit >= total:
+        return torch.arange(total)
+    return permutation(total, 0)[:limit].sort().values
 
 
 def batches(split: Any, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """(x [B, *event], label [B] or None) over all items in order, or over `limit` of them, evenly spaced."""
+    """(x [B, *event], label [B] or None) over all items in order, or over `limit` of them, see `spaced`."""
     rows = spaced(count(split), limit)
     order = rows.split(BATCH) if len(rows) else ()
     if isinstance(split, Groups):

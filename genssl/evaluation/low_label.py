@@ -35,8 +35,7 @@ def low_label_probe(
     validation is taken only for being called like the other probes, and changes nothing. Against the best of 0.03 to 30
     on test, with 1, 5 and 10 labels a class, on raw digits and on 10-dimensional z of SimVAE (digits, FashionMNIST),
     SimCLR (MNIST) and fresh weights, 0.3 lost 1.3 points of accuracy on average and 5 at most; 1, scikit-learn's
-    default, 1.7 and 7. z is standardised by ALL training rows, which takes no labels: this is the accuracy of few
-    labels beside many unlabelled items.
+    default, 1.7 and 7. z is standardised by all training rows that have a label, few of which the probe sees.
 
     z [N, D], y [N] integers. A draw is a random order of the training rows; its k rows are the first k of each class,
     so that the rows of 5 contain those of 1, and figures do not depend on which other k are asked for. A class with

@@ -36,7 +36,7 @@ def nonparametric_decoder(
 
     Returns mean squared errors per value on test, in units of x^2: mse; constant, of the training mean; nearest, of the
     one nearest item; with labels [N] class_mean, of the training mean of the own class, and nearest_of_class, of the
-    nearest item of the own class, over test items of classes that training has (else None). And validation_mse,
+    nearest item of the own class, over test items of classes that training has (else None; a negative label is none). And validation_mse,
     bandwidth (in units of z), neighbours.
 
     A z that holds nothing has about 1 + 1/neighbours times constant, one that holds the class alone as much of
@@ -74,7 +74,7 @@ def nonparametric_decoder(
     }
     if train_y is not None and test_y is not None:
         mean = nearest = numbers = 0.0
-        for label in test_y.unique().tolist():
+        for label in test_y[test_y >= 0].unique().tolist():
             own, asked = (y.to(z[0].device) == label for y in (train_y, test_y))
             if own.any():
                 _, which = _nearest(z[2][asked], z[0][own], 1)
@@ -88,7 +88,7 @@ def nonparametric_decoder(
 
 def _nearest(queries: Tensor, points: Tensor, number: int) -> tuple[Tensor, Tensor]:
     """Squared distances and rows [Q, number] of the nearest points, the nearest first."""
-    centre = points.mean(0)  # float64 around the mean: see `knn`
+    centre = points.median(0).values  # float64 around the middle: see `knn`
     points = points - centre
     square = points.square().sum(1)
     found = []

@@ -42,6 +42,8 @@ def slot_measures(method: Any, groups: Groups, own: Groups | None = None, seed: 
     z is what the terms compare, after a head; geometry is that of its means, aggregates those of its draws. Nothing of the run changes:
     parameters have no gradient added, buffers, modes and generators are put back. Every figure of a batch of G groups is biased by G
     (caps, ranks and log-determinants above all): compare equal G.
+    Ragged groups: a padded view enters nothing, whatever a guide gives it; what compares two views takes the groups that have the first
+    and the second.
     """
     own = groups if own is None else own
     with measuring(method):
@@ -49,7 +51,7 @@ def slot_measures(method: Any, groups: Groups, own: Groups | None = None, seed: 
         found: Measures = {"terms": _terms(method, own)}
         traces = _traces(method, groups)
         site = _compared(traces)
-        if site is not None and bool(torch.isfinite(site.fn.mean).all()):
+        if site is not None and bool(torch.isfinite(site.fn.mean[groups.valid]).all()):
             found |= _representation(site, traces)
         for child in method.children():  # BatchNorm by running averages has other gradients, of another sign even
             child.train()

@@ -67,7 +67,7 @@ def style_scores(
     The target t of a `continuous` factor is its value; of a `circular` one (cos, sin), as a pair; of a `categorical` one
     its class: by `linear_probe`, and one-hot by the kernel, where the largest is the class. Penalties and gamma are chosen
     on validation, where von Kuegelgen et al. cross-validate in 3 folds. The kernel sees at most kernel_points training rows,
-    evenly spaced, since its time grows with their cube: of less data it may also find less than the linear map. Of more than
+    drawn, since its time grows with their cube: of less data it may also find less than the linear map. Of more than
     2000 rows the grid sees 2000, and the settings that are the best for some factor there are fitted to all.
 
     Returns for every factor its kind and {linear, kernel}: {validation, test, ...} with what was chosen. The figure is
@@ -96,7 +96,9 @@ def style_scores(
     for target in targets:
         found: dict[str, Any] = {"kind": target.kind}
         if target.kind == "categorical":
-            classes = [truth.argmax(1).where(truth.sum(1) > 0, -1) for truth in target.parts]
+            classes = [
+                truth.argmax(1).where(truth.sum(1) > 0, truth.shape[1]) for truth in target.parts
+            ]  # no row: unseen
             found["majority"] = float((classes[2] == classes[0].bincount().argmax()).double().mean())
             probe = linear_probe(points[0], classes[0], points[1], classes[1], points[2], classes[2])
             linear[target.name] = {name: probe[name] for name in ("validation", "test", "l2")}

@@ -62,6 +62,8 @@ class Subject:
                 return f"the {name} items have no labels"
             if label.dim() != 1:
                 return f"the labels of the {name} items are not one class for each"
+            if not bool((label >= 0).any()):
+                return f"the {name} items have no labels: all are negative"
         return ""
 
     def z(self, name: str) -> Tensor:

@@ -9,27 +9,28 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
 import pyro
 import torch
+from torch import nn
 
 from genssl.distributed import agreed, by_first, first_of_machine, is_first, same_tensors, started, wait
-from genssl.files import sweep, write_json
+from genssl.files import sweep, write_json, write_tensors
 from genssl.fit import checkpoint, folder, longer, start
 from genssl.fit.batches import Batches
-from genssl.fit.build import find_class
+from genssl.fit.build import find_class, misplaced
 from genssl.fit.config import check, describe_callable, resolve_device
 from genssl.fit.follow import Follow
 from genssl.fit.graph import graphed
 from genssl.fit.looks import Looks
-from genssl.fit.loop import restore, run_steps, state_of
+from genssl.fit.loop import restore, run_steps, state_of, stop_is_told
 from genssl.fit.metrics import Line
 from genssl.fit.optimiser import make_optimiser
 from genssl.fit.precision import fastest, networks_in
 from genssl.fit.randomness import generators_kept, threads_kept
 from genssl.fit.reading import data_key
-from genssl.fit.run import Run, represent
+from genssl.fit.run import INITIAL, Run, represent
 from genssl.fit.step import Stepper
 from genssl.fit.trial import check_first_step, seconds_per_step
 from genssl.foretell import foretell_of
@@ -68,6 +69,7 @@ def fit(
     measure: bool | Sequence[int] = True,
     graph: bool = True,
     progress: bool = True,
+    **others: Never,
 ) -> Run:
     """Fit a method to data; the run is in its folder, and goes on from there after any kind of stop.
 
@@ -80,7 +82,7 @@ def fit(
     optimizer    adam (default) | adamw | callable (parameters, lr=)
     schedule     cosine (default, with warm-up) | constant | callable (step, steps) -> factor
     clip         largest norm of the gradient, none by default
-    precision    32 (default) | bf16 (around networks only) | auto (the faster of the two here)
+    precision    32 (default) | bf16 (around networks only) | auto (the faster of the two here) | tf32 (a GPU's products)
     device       auto (default) | cpu | cuda
     seed         0 by default; all randomness is a function of it
     out          run folder, default runs/METHOD-DATA-SEED;  resume: go on there, with the settings it was started with; more epochs or
@@ -93,8 +95,9 @@ def fit(
     callbacks    called with every line of metrics, a dict with attributes folder and measures (genssl.fit.metrics.Line), and closed at the
                  end where they have `close`; such as genssl.callbacks.TensorBoard(). Measuring there changes no bit of the run
 
-    Stopping: Ctrl-C saves and raises KeyboardInterrupt. Numbers that are not finite raise NonFiniteError, which names term and site;
-    the last good checkpoint stays. Resuming is exact to the bit on the same machine type, versions and threads.
+    Stopping: Ctrl-C saves and raises KeyboardInterrupt, which says what is kept where. Numbers that are not finite raise NonFiniteError,
+    which names term and site; the last good checkpoint stays. Resuming is exact to the bit on the same machine type, versions and
+    threads.
 
     Several processes (torchrun): every one calls fit with the same arguments and holds an equal slice of the groups of every batch; the
     first writes the folder, measures and calls back. The result is that of one process up to rounding (`genssl.distributed`).
@@ -111,10 +114,14 @@ def fit(
     }  # fmt: skip
     check({**asked, "optimizer": optimizer, "schedule": schedule, "max_steps": max_steps, "num_workers": num_workers})
     method = find_class(method) if isinstance(method, str) else method
+    for key in others:  # a setting of the method, or a slip
+        raise misplaced(method, key, (known for known in inspect.signature(fit).parameters if known != "others"))
     name = method.__name__ if inspect.isclass(method) else type(method).__name__
     data_name = data_key(data) if isinstance(data, (str, os.PathLike)) else getattr(data, "name", None) or "data"
 
+    place: Path | None = None
     with ExitStack() as contexts:
+        contexts.enter_context(stop_is_told(lambda: place or Path(folder.RUNS if out is None else out)))
         contexts.enter_context(started(device))
         writes, progress = is_first(), progress and is_first()
         place = by_first(lambda: folder.to_resume(out, name, data_name, seed or 0)) if resume else None
@@ -188,10 +195,11 @@ def fit(
             config |= {"slots": {slot: str(term) for slot, term in module.objective.slots.items()}}
             place = by_first(lambda: folder.make(out, name, data_name, config["seed"]))
             contexts.enter_context(folder.locked(place) if writes else nullcontext())
-            by_first(lambda: _begin(config, place))
+            by_first(lambda: _begin(config, place, method))
         else:
-            by_first(lambda: _go_on(config, place))
             first = restore(state, method, module, optimiser, place) if state else 0
+            stop = config["steps"] if max_steps is None else min(max_steps, config["steps"])
+            by_first(lambda: _go_on(config, place, goes_on=first < stop))
             stepper = Stepper(module, optimiser, batches, config, schedule)
             stepper = _graphed(stepper, method, graph and first < config["steps"], progress)
         stop = config["steps"] if max_steps is None else min(max_steps, config["steps"])
@@ -227,17 +235,21 @@ def _graphed(stepper: Stepper, method: Any, wanted: bool, progress: bool) -> Ste
     return stepper
 
 
-def _begin(config: dict[str, Any], place: Path) -> None:
-    """The config of a new run in its folder, which is ours by now."""
+def _begin(config: dict[str, Any], place: Path, method: nn.Module) -> None:
+    """The config of a new run in its folder, which is ours by now; and the weights that an instance came with."""
     folder.check_free(place)  # another process may have been there since
     sweep(place)
+    if not config["built"]:
+        write_tensors(place / INITIAL, method.state_dict())
     write_json(place / "config.json", config)
 
 
-def _go_on(config: dict[str, Any], place: Path) -> None:
-    """Sweep what a killed process left, and keep the config of a longer run."""
+def _go_on(config: dict[str, Any], place: Path, goes_on: bool) -> None:
+    """Sweep what a killed process left, keep the config of a longer run, and drop what was measured before the steps to come."""
     longer.keep(config, place)
     sweep(place / "checkpoint")
+    if goes_on:
+        longer.forget(place)
 
 
 def _steps(trial: Stepper, total: int, config: dict[str, Any], follow: Follow, looks: Looks | None) -> int:

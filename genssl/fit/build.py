@@ -5,9 +5,13 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import inspect
+import json
+import math
+import numbers
 import re
 import sys
 import traceback
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -15,7 +19,8 @@ import torch
 from torch import nn
 
 import genssl.models
-from genssl.errors import GensslError, SettingsError, did_you_mean
+from genssl.errors import GensslError, SettingsError, did_you_mean, nearest
+from genssl.files import plain
 from genssl.fit.randomness import generators_kept, seed_weights, stream_seed
 from genssl.groups import Groups
 from genssl.objective import Objective
@@ -160,6 +165,30 @@ def describe_class(method: nn.Module | type) -> dict[str, Any]:
     return {"method": cls.__name__, "file": str(path), "sha256": digest}
 
 
+def attributes_of(method: nn.Module) -> dict[str, Any]:
+    """What an instance tells of its settings: numbers, texts and tuples of them that are its attributes; of its parts a digest.
+
+    Those that torch keeps, private ones and the seed are no settings.
+    """
+    found = {name: dict(_scalars(module)) for name, module in method.named_modules()}
+    own = found.pop("")
+    own.pop("seed", None)
+    parts = json.dumps(plain(found), sort_keys=True)
+    return own | {"parts": hashlib.sha256(parts.encode()).hexdigest()[:12]}
+
+
+def _scalars(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    for name, value in vars(module).items():
+        if name[0] != "_" and name != "training" and _is_scalar(value):
+            yield name, repr(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _is_scalar(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(_is_scalar(part) for part in value)
+    return value is None or isinstance(value, (str, numbers.Number))
+
+
 def settings_of(cls: type) -> dict[str, Any]:
     """What --set takes of a class, and the defaults: keywords of build and __init__, of the class and of those it extends."""
     functions = [
@@ -181,6 +210,22 @@ def settings_of(cls: type) -> dict[str, Any]:
 def _hint(cls: type, key: str) -> str:
     known = settings_of(cls)
     return did_you_mean(key, known, f"it has {', '.join(sorted(known)) or 'none'}")
+
+
+def misplaced(method: Any, key: str, arguments: Iterable[str]) -> SettingsError:
+    """An argument that `fit` has not: where it goes, or what was meant. arguments: those that it has; method: a class, or an instance."""
+    settings = settings_of(method) if isinstance(method, type) else {}
+    places = {name: f"settings={{{name!r}: ...}}" for name in settings}
+    places |= {slot: f"replace={{{slot!r}: 'TERM'}}" for slot in SLOTS} | {name: name for name in arguments}
+    near = nearest(key, places)
+    meant = (
+        "see help(genssl.fit)"
+        if near is None
+        else f"give {places[key]}"
+        if near == key
+        else f"did you mean {places[near]}?"
+    )
+    return SettingsError(f"genssl.fit has no argument {key!r}; {meant}")
 
 
 def told(error: Exception) -> str:

@@ -43,10 +43,15 @@ class Follow:
         return (time.perf_counter() - began) / (self.every * self.steps_per_epoch)
 
     def knn(self) -> float | None:
-        """Accuracy in [0, 1]; None where representations are not finite, which the guard of the fit does not see."""
+        """Accuracy in [0, 1]; None where no item has a label, or where representations are not finite."""
         (train, train_label), (x, label) = (
             _some(split, n) for split, n in zip(self.splits, (TRAIN, VALIDATION), strict=True)
         )
+        train, train_label, x, label = (
+            part[y >= 0] for x_, y in ((train, train_label), (x, label)) for part in (x_, y)
+        )
+        if not len(train) or not len(x):
+            return None
         z, query = self.represent(train).flatten(1), self.represent(x).flatten(1)
         if not bool(torch.isfinite(z).all() & torch.isfinite(query).all()):
             return None

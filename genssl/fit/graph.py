@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from genssl.datasets import Items
 from genssl.distributed import world
+from genssl.fit.build import is_own
 from genssl.fit.randomness import generators_kept, stream_seed
-from genssl.fit.snapshot import Snapshot
+from genssl.fit.snapshot import Snapshot, attributes
 from genssl.fit.step import Stepper, parts_of, undone
 from genssl.groups import Groups
 from genssl.host_sync import HostSyncError, NoHostSync
@@ -62,8 +63,10 @@ def eager_because(stepper: Stepper, method: nn.Module) -> str | None:
         return "the optimiser is not Adam in one kernel"
     if keeps is not None:
         return f"{keeps} keeps state in Python (capturable = False)"
-    if not getattr(method, "capturable", False):
-        return f"{type(method).__name__} does not say that it can be recorded (capturable = True)"
+    cls = type(method)
+    # A class of the user says so itself: what it inherits was said of another guide, model and update.
+    if not (vars(cls).get("capturable", False) if is_own(cls) else getattr(cls, "capturable", False)):
+        return f"{cls.__name__} does not say that it can be recorded (capturable = True)"
     return None
 
 
@@ -71,10 +74,11 @@ class GraphStepper(Stepper):
     """A Stepper whose steps are one graph: gather, views, guide, model, terms, gradient, guard, optimiser, update.
 
     Python runs when the graph is recorded, and no more. Before a replay the host writes which groups, the learning rate and two seeds; what
-    else a step depends on must be on the device and changed in place. So a method says that it keeps no state in Python (`capturable`),
-    a step on trial under NoHostSync finds what the host would read, and steps 1, 10, 100 and the first of every epoch are repeated without
-    the graph from the same state: slots that differ by 1e-4, or a change of parameters, buffers or moments that differs by 1e-2, relative
-    to the largest, stop the graph with a warning, and the run goes on without it.
+    else a step depends on must be on the device and changed in place. So a method says that it keeps no state in Python (`capturable`), and
+    steps on trial find numbers of modules that change, and under NoHostSync what the host would read. Steps 1, 10, 100 and the first of
+    every epoch are repeated without the graph from the same state: slots that differ by 1e-4, or a change of parameters, buffers or moments
+    that differs by 1e-2, relative to the largest, stop the graph with a warning. The run then goes on without it, from the repetition; the
+    steps before that one, back to the repetition before it, were the graph's.
     """
 
     def __init__(self, stepper: Stepper, record: Recorder = cuda_graph) -> None:
@@ -93,7 +97,11 @@ class GraphStepper(Stepper):
         try:
             with undone(self):
                 for _ in range(WARM):
+                    before = self._numbers()
                     self._eager(0)
+                changed = next((key[1] for key, value in self._numbers().items() if before.get(key) != value), None)
+                if changed is not None:
+                    raise HostSyncError(f"{changed} changes in a step and is no tensor: a replay would not see it")
                 with NoHostSync():
                     self._eager(0)
                 self.prepare(0)
@@ -135,7 +143,7 @@ class GraphStepper(Stepper):
 
     def _make_moments(self) -> None:
         """Have the optimiser make its state, which a graph would make anew in every replay: a step that its guard masks."""
-        tensors = Snapshot(parts_of(self.module))
+        tensors = Snapshot(parts_of(self.module), plain=True)
         self.good.fill_(False)
         with generators_kept():
             self._eager(0)
@@ -168,10 +176,21 @@ class GraphStepper(Stepper):
                 stacklevel=2,
             )
 
+    def _numbers(self) -> dict[tuple[int, str], Any]:
+        """The numbers and words that modules hold, by place and name."""
+        parts = [part for module in parts_of(self.module) for part in module.modules()]
+        return {
+            (i, f"{type(part).__name__}.{name}"): value
+            for i, part in enumerate(parts)
+            for name, value in attributes(part).items()
+            if not isinstance(value, Tensor)
+        }
+
     def _state(self) -> list[Tensor]:
         """Every tensor that a step may change."""
         parts = [part for module in parts_of(self.module) for part in module.modules()]
-        found = [value for part in parts for table in (part._parameters, part._buffers) for value in table.values()]
+        found: list[Any] = [v for part in parts for table in (part._parameters, part._buffers) for v in table.values()]
+        found += [value for part in parts for value in attributes(part).values()]
         found += [value for state in self.optimiser.state.values() for value in state.values()]
         found += [self.good, self.count, self.sums]
         return list({id(value): value for value in found if isinstance(value, Tensor)}.values())

@@ -63,5 +63,10 @@ def keep(config: dict[str, Any], folder: Path) -> None:
         return
     if config.get("lengthened") != there.get("lengthened"):
         write_json(folder / "config.json", config)
-        for name in ("evaluation.json", "report.html"):
-            (folder / name).unlink(missing_ok=True)
+        forget(folder)
+
+
+def forget(folder: Path) -> None:
+    """Drop the figures and the report of a run that takes further steps; they were of fewer."""
+    for name in ("evaluation.json", "report.html"):
+        (folder / name).unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from genssl.datasets.reading import reader_died
 from genssl.errors import CheckpointError, DataError, NonFiniteError, OutOfMemoryError
 from genssl.files import to_disk
 from genssl.fit import checkpoint
+from genssl.fit.folder import is_run
 from genssl.fit.follow import Follow
 from genssl.fit.looks import Looks
 from genssl.fit.metrics import Line, Metrics
@@ -32,14 +33,31 @@ SAVE_EVERY = 20.0
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM: saved in `folder` at the step where it came, or, after a second one, what was saved there before."""
+    """Ctrl-C or SIGTERM: saved in `folder` at the step where it came, or, after a second one, what was saved there before.
+
+    begun: whether there is a run in `folder`, to go on with; before its first step there may be none yet.
+    """
 
     def __init__(self, folder: Path, step: int | None = None) -> None:
-        self.folder = folder
-        self.told = (
-            f"stopped at once; {kept_in(folder)}" if step is None else f"stopped and saved at step {step} in {folder}"
-        )
-        super().__init__(f"{self.told}; go on with resume=True, out={str(folder)!r}")
+        self.folder, self.begun = folder, is_run(folder)
+        if step is not None:
+            self.told = f"stopped and saved at step {step} in {folder}"
+        elif self.begun:
+            self.told = f"stopped at once; {kept_in(folder)}"
+        else:
+            self.told = f"stopped before the first step: nothing was fitted yet, and nothing is kept in {folder}"
+        super().__init__(self.told + (f"; go on with resume=True, out={str(folder)!r}" if self.begun else ""))
+
+
+@contextmanager
+def stop_is_told(place: Callable[[], Path]) -> Iterator[None]:
+    """Ctrl-C outside the steps: what of the run in that place is kept."""
+    try:
+        yield
+    except Interrupted:
+        raise
+    except KeyboardInterrupt as error:
+        raise Interrupted(place()) from error
 
 
 def kept_in(folder: Path) -> str:

@@ -14,8 +14,14 @@ from torch import Tensor
 
 from genssl.distributed import average, is_first
 from genssl.files import cannot_write, write_bytes
+from genssl.kinds import is_number
 
 SLOTS = ("reconstruction", "entropy", "prior", "elbo", "objective")
+NUMBERS = {"metrics.jsonl": (*SLOTS, "views_per_second", "knn")}
+"""What the lines of a file hold as numbers, where they have it; measures nest theirs under the same names."""
+
+LARGEST = 2**53
+"""A step that a float can hold."""
 
 
 class Line(dict[str, Any]):
@@ -78,7 +84,7 @@ def keep_until(path: Path, step: int) -> None:
         return
     text = path.read_text(errors="replace")
     texts = text.splitlines()
-    lines = [(number, _line(each)) for number, each in enumerate(texts, 1)]
+    lines = [(number, _line(each, path)) for number, each in enumerate(texts, 1)]
     kept = [(number, line) for number, line in lines if line is not None and line["step"] <= step]
     last, torn = max((number for number, _ in kept), default=0), 0 if text.endswith("\n") else len(texts)
     lost = [n for n, line in lines if line is None and (n < last or _least_step(texts[n - 1], n == torn) <= step)]
@@ -92,16 +98,33 @@ def keep_until(path: Path, step: int) -> None:
 
 def read(path: Path) -> list[dict[str, Any]]:
     """The whole lines of a metrics file; torn and damaged ones are left out."""
-    texts = path.read_text(errors="replace").splitlines() if path.exists() else []
-    return [line for line in map(_line, texts) if line is not None]
+    return [line for line in (_line(text, path) for text in _text(path).splitlines()) if line is not None]
 
 
-def _line(text: str) -> dict[str, Any] | None:
+def damaged(path: Path) -> str:
+    """Which lines `read` leaves out, but for a torn last one, which a run that was killed leaves; "" where it leaves out none."""
+    whole = _text(path).rpartition("\n")[0].splitlines()
+    lost = [number for number, text in enumerate(whole, 1) if _line(text, path) is None]
+    if not lost:
+        return ""
+    where = f"line {lost[0]}" + (f" and {len(lost) - 1} more are" if len(lost) > 1 else " is")
+    return f"{path}: {where} damaged and left out; restore the file, or delete what is damaged"
+
+
+def _text(path: Path) -> str:
+    return path.read_text(errors="replace") if path.exists() else ""
+
+
+def _line(text: str, path: Path) -> dict[str, Any] | None:
+    """A line as it was written, or None."""
     try:
         line = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    return line if isinstance(line, dict) and isinstance(line.get("step"), int) else None
+    if not isinstance(line, dict) or type(line.get("step")) is not int or not 0 <= line["step"] <= LARGEST:
+        return None
+    values = [line.get(name) for name in NUMBERS.get(path.name, ())]
+    return line if all(value is None or isinstance(value, float) or is_number(value) for value in values) else None
 
 
 def _least_step(text: str, torn: bool) -> float:

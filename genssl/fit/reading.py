@@ -40,11 +40,14 @@ def read_data(
     data: Any, seed: int, validation: Any, limit: int | None, root: Any, download: bool = False, verify: bool = True
 ) -> Any:
     """A genssl.datasets.Data of whatever was given to fit, at most `limit` items a split."""
-    if isinstance(data, (str, os.PathLike)):
+    named = isinstance(data, (str, os.PathLike))
+    if named:
         if validation is None:  # limited there, so that what is left out need not be read
             return datasets.load(data, root=root, download=download, verify=verify, seed=seed, limit=limit)
         data = datasets.load(data, root=root, download=download, verify=verify, seed=seed)
+    before = data.digest if named else ""
     loaded = datasets.from_any(data, seed=seed, validation=validation)
+    loaded.digest = before or loaded.digest  # a file's, whose splits were drawn by the seed
     return loaded if limit is None else loaded.limit(limit)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from genssl.datasets.arrays import as_floats
 from genssl.errors import CheckpointError, DataError, SettingsError, ShapeError
 from genssl.evaluation import evaluate, measuring
+from genssl.files import read_tensors
 from genssl.fit import checkpoint, metrics
 from genssl.fit.batches import first_groups
 from genssl.fit.build import build, check_method, describe_class, find_class, gallery_class, is_own
@@ -24,7 +25,7 @@ from genssl.fit.config import describe_callable, resolve_device
 from genssl.fit.folder import read_config
 from genssl.fit.loop import load_weights
 from genssl.fit.precision import networks_in
-from genssl.fit.randomness import seed_weights, stream_seed
+from genssl.fit.randomness import stream_seed
 from genssl.fit.reading import is_code, load_data
 from genssl.fit.slots import apply_slots
 from genssl.groups import Groups
@@ -104,12 +105,19 @@ class Run:
         return first_groups(part, size, views, num_views or self.config["num_views"], seed, self.device)
 
     def random_encoder(self) -> nn.Module:
-        """The method with initial weights in place of fitted ones: the baseline that every figure is held against."""
+        """The method with initial weights in place of fitted ones: the baseline that every figure is held against.
+
+        Of an instance, the weights that it came with, which the run keeps.
+        """
         if self.config.get("built"):
             method = build(type(self.method), self._example(), self.config["seed"], self.config["settings"])
-        else:  # an instance brought its own weights: fresh ones in the same parts
+        else:
             method = copy.deepcopy(self.method)
-            seed_weights(method, self.config["seed"])
+            if not (self.path / INITIAL).exists():
+                raise CheckpointError(
+                    f"{self.path}: {INITIAL} is missing, the weights that its instance came with; fit it again"
+                )
+            load_weights(method, read_tensors(self.path / INITIAL), self.path)
         return method.to(self.device).train(self.method.training)
 
     def evaluate(self, parts: Collection[str] | None = None) -> dict[str, Any]:
@@ -132,6 +140,10 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({self.config['method']} on {self.config['data_description'].get('name', 'data')}, {self.path})"
+
+
+INITIAL = "initial.pt"
+"""Beside the checkpoints of a run that was given an instance: the weights before the first step."""
 
 
 def represent(method: nn.Module, x: Tensor, precision: str, batch_size: int = 4096) -> Tensor:

@@ -14,7 +14,7 @@ from genssl.datasets.root import data_root
 from genssl.distributed import by_first, world
 from genssl.errors import SettingsError
 from genssl.files import plain
-from genssl.fit.build import build, check_method, describe_class
+from genssl.fit.build import attributes_of, build, check_method, describe_class
 from genssl.fit.config import (
     KNOWN,
     check,
@@ -75,10 +75,15 @@ def new(
         "num_classes": _num_classes(loaded.train),
         "data_description": loaded.describe(),
     }
+    if config["precision"] == "tf32" and chosen.type != "cuda":
+        raise SettingsError(
+            f"precision = tf32 is one of a GPU's products, but device = {chosen}; give 32, bf16 or auto"
+        )
     config["data_root"] = str(data_root(asked["data_root"]).resolve()) if named else None
     config = plain(config)  # as it will be read back, so that a resumed run sees the same values
     if isinstance(method, nn.Module):
         check_method(method)
+        config["attributes"] = plain(attributes_of(method))
         if config["settings"] or config["replaced"]:
             raise SettingsError(
                 "settings and replace are for a method that fit builds; this one is an instance already, change it yourself"

@@ -127,7 +127,7 @@ class Stepper:
 @contextmanager
 def undone(stepper: Stepper) -> Iterator[None]:
     """Put back what steps change: parameters, buffers, the optimiser's state, generators; in place, where a graph holds the tensors."""
-    tensors, optimiser = Snapshot(parts_of(stepper.module)), OptimiserSnapshot(stepper.optimiser)
+    tensors, optimiser = Snapshot(parts_of(stepper.module), plain=True), OptimiserSnapshot(stepper.optimiser)
     try:
         with generators_kept():
             yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from genssl.fit.precision import networks_in
 from genssl.fit.randomness import stream_seed
 from genssl.groups import Groups
 from genssl.posterior.blocks import block_of, is_proper, prior_of
-from genssl.posterior.store import Store
+from genssl.posterior.store import Store, sizes_of
 from genssl.terms.closed_forms import is_delta
 
 VIEWS_A_BLOCK = 1024
@@ -53,7 +54,7 @@ def posterior(
     Args:
         groups: default the first `number` groups of the test split, with the run's views (a fixed stream of its seed).
         samples: draws a group.  log_likelihood: False leaves log_likelihood, log_p and log_weight out, and decodes 20 draws only.
-        out: the file; default posterior.nc in the run's folder, written whole or not at all.
+        out: the file; default posterior.nc in the run's folder, written whole or not at all; one that is there is told, and replaced.
 
     Returns the tree, opened lazily (xarray.DataTree); `arviz_base`, `arviz_stats`, `arviz_plots` read it with sample_dims="sample".
 
@@ -88,6 +89,9 @@ def posterior(
             flat = "flat: log_weight is of an improper joint, and no bound on log p(x)"
             attributes["content_prior"] = foreign or ("proper" if proper else flat)
         densities = log_likelihood and model is not None
+        if path.exists() and progress:  # before the work, so that Ctrl-C keeps it
+            told = "it is replaced at the end; Ctrl-C, and another --out, keep it"
+            print(f"genssl: {path}: is there already ({sizes_of(path)}); {told}", file=sys.stderr)
         with Store(path, len(chosen), attributes) as store:
             starts = range(0, len(chosen), size)
             bar = tqdm(starts, desc="posterior", unit="block", leave=False, disable=None if progress else True)

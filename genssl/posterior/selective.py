@@ -94,8 +94,8 @@ def representation_risk(run: Any, number: int = 5000) -> RepresentationRisk:
         confidence           1 - max_c p(c | E_q z): the doubt at the mean alone, which a deterministic guide has too
 
     The prediction is that at the mean, argmax_c p(c | E_q z), for all three. p is multinomial logistic regression on standardised posterior
-    means of at most 10000 evenly spaced training items, its penalty chosen on validation, as in
-    `genssl.evaluation.linear_probe`; at most `number` evenly spaced test items. Items whose label is negative are left out. Confidence
+    means of at most 10000 drawn training items, its penalty chosen on validation, as in
+    `genssl.evaluation.linear_probe`; at most `number` drawn test items. Items whose label is negative are left out. Confidence
     is what the probe was fitted for, and the one to beat; the posterior scale is right about the class only where what blurs z also
     blurs the class.
 

@@ -16,6 +16,18 @@ Block = Mapping[str, Mapping[str, tuple[Sequence[str], np.ndarray]]]
 """{ArviZ group: {variable: (dims, values)}}"""
 
 
+def sizes_of(path: Path) -> str:
+    """How many groups and draws a file holds, in words; of one that cannot be read, that."""
+    import h5netcdf
+
+    try:
+        with h5netcdf.File(path, "r") as file:
+            dims = file["posterior"].dimensions
+            return f"{dims['group'].size} groups, {dims['sample'].size} samples"
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError):  # any file may be there
+        return "no posterior, or a damaged one"
+
+
 class Store:
     """`write` blocks that follow each other along the dimension `group`; the file appears whole at the end, or not at all.
 

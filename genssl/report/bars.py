@@ -57,8 +57,11 @@ def grouped(
     return figure
 
 
-def against(lines: Mapping[str, Sequence[tuple[float, float]]], setting: str, unit: str) -> Figure:
-    """Dots (setting, value) a run, with a line through the means of each key; the axis is logarithmic where the values span a decade."""
+def against(lines: Mapping[str, Sequence[tuple[float, float]]], setting: str, unit: str, share: bool = False) -> Figure:
+    """Dots (setting, value) a run, with a line through the means of each key.
+
+    The axis is logarithmic where the values span a decade, and from 0 to 1 where they are shares.
+    """
     figure = Figure(figsize=(4.6, 2.9), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -69,7 +72,9 @@ def against(lines: Mapping[str, Sequence[tuple[float, float]]], setting: str, un
         axes.plot(at, means, color=palette(i % 10), linewidth=1.2, label=plain(label))
         axes.plot(*zip(*points, strict=True), color=palette(i % 10), marker="o", markersize=3.5, linestyle="")
     every = [x for points in lines.values() for x, _ in points]
-    if min(every) > 0 and max(every) / min(every) >= 10:
+    if share:
+        axes.set_xlim(0, 1)
+    elif min(every) > 0 and max(every) / min(every) >= 10:
         axes.set_xscale("log")
     elif all(float(x).is_integer() for x in every):
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -77,7 +82,9 @@ def against(lines: Mapping[str, Sequence[tuple[float, float]]], setting: str, un
     axes.set_ylabel(unit)
     axes.spines[["top", "right"]].set_visible(False)
     if len(lines) > 1:
-        axes.legend(frameon=False, fontsize=8)
+        figure.legend(
+            loc="outside lower center", frameon=False, fontsize=8, ncols=1 if max(map(len, lines)) > 24 else 3
+        )
     return figure
 
 

@@ -8,15 +8,22 @@ from typing import Any
 
 from genssl.errors import GensslError
 from genssl.files import read_json
+from genssl.kinds import NUMBER, TEXT, fault
 from genssl.report import bars
 from genssl.report.drawing import Drawing
-from genssl.report.markup import head, note, number, row, table, text
+from genssl.report.markup import head, note, number, row, shown, table, text
 
 UNCERTAINTIES = {
     "confidence": "1 - largest probability at the mean",
     "predictive_entropy": "entropy of the mean probability over draws of z",
     "posterior_scale": "scale of q(z | x)",
 }
+FEWEST = 50
+"""Items that the error among them is drawn of."""
+AGAINST = {
+    "data": TEXT, "auroc": {"*": NUMBER}, "absent": {"*": TEXT}, "groups": (NUMBER, NUMBER), "views": NUMBER, "standard_error": NUMBER,
+}  # fmt: skip
+"""What is shown of the figures of `genssl.posterior.against`."""
 LEVELS = ("0.5", "0.8", "0.9", "0.95")
 
 
@@ -40,12 +47,18 @@ def risk_drawing(evaluation: dict[str, Any]) -> Drawing:
     found = (evaluation.get("certainty") or {}).get("risk")
     if not found:
         return Drawing(title, "Not measured, or there are no labels; `genssl evaluate` measures it.")
-    lines = {UNCERTAINTIES[name]: [tuple(point) for point in curve["risk"]] for name, curve in found["curves"].items()}
+    curves = {UNCERTAINTIES.get(name, name): curve.get("risk") for name, curve in (found.get("curves") or {}).items()}
+    few = min(1.0, FEWEST / max(1.0, found.get("items") or 1.0))  # the error of fewer is that of chance
+    lines = {name: [(at, error) for at, error in risk if at >= few] for name, risk in curves.items() if risk}
+    if not any(lines.values()):
+        return Drawing(title, "No curve was measured.")
     caption = (
-        f"Error of a linear probe (accuracy {found['accuracy']:.1%} on {found['items']} test items) among the items that each uncertainty "
-        "calls surest. A flat line says that the uncertainty knows nothing of the errors."
+        f"Error of a linear probe (accuracy {shown(found.get('accuracy'), '.1%')} on {found.get('items')} test items) among the items that "
+        "each uncertainty calls surest. A flat line says that the uncertainty knows nothing of the errors."
     )
-    return Drawing(title, caption, bars.against(lines, "share of test items that is kept", "error among them"))
+    return Drawing(
+        title, caption, bars.against(lines, "share of test items that is kept", "error among them", share=True)
+    )
 
 
 def against_of(folder: str | Path) -> list[dict[str, Any]]:
@@ -56,20 +69,22 @@ def against_of(folder: str | Path) -> list[dict[str, Any]]:
             one = read_json(path)
         except GensslError:
             continue
-        if isinstance(one, dict) and isinstance(one.get("auroc"), dict):
+        if isinstance(one, dict) and one.get("auroc") and one.get("groups") and not fault(one, AGAINST):
             found.append(one)
     return found
 
 
 def _risk(found: dict[str, Any]) -> str:
+    curves = found.get("curves") or {}
     rows = "".join(
-        row(UNCERTAINTIES[name], number(curve["area"], ".3f"), number(curve["excess_ratio"], ".2f"))
-        for name, curve in found["curves"].items()
+        row(UNCERTAINTIES.get(name, name), number(curve.get("area"), ".3f"), number(curve.get("excess_ratio"), ".2f"))
+        for name, curve in curves.items()
     )
-    some = next(iter(found["curves"].values()))
+    some: dict[str, Any] = next(iter(curves.values()), {})
     return table(head("order of predictions", numbers=["mean risk", "excess"]), rows) + note(
-        f"Mean over coverages of the error among what is kept; {some['area_of_random']:.3f} for a random order, "
-        f"{some['area_of_oracle']:.3f} for one that knows the errors. Excess: 0 the best there is, 1 random, above 1 worse than random."
+        f"Mean over coverages of the error among what is kept; {shown(some.get('area_of_random'))} for a random order, "
+        f"{shown(some.get('area_of_oracle'))} for one that knows the errors. Excess: 0 the best there is, 1 random, above 1 worse than "
+        "random."
     )
 
 
@@ -89,13 +104,13 @@ def _coverage(found: dict[str, Any]) -> str:
 
 
 def _weights(found: dict[str, Any]) -> str:
-    latents = found["views"]
-    rows = row("groups whose importance weights can be trusted (k-hat at most 0.7)", number(found["trusted"], ".1%"))
-    rows += row("median k-hat", number(found["pareto_k"], ".2f"))
-    rows += row(f"effective draws of {found['draws']}", number(found["effective_samples"], ".1f"))
-    return table(
-        head(f"guide against posterior, {found['groups']} test groups of {latents} views", numbers=[""]), rows
-    ) + note(
+    rows = row(
+        "groups whose importance weights can be trusted (k-hat at most 0.7)", number(found.get("trusted"), ".1%")
+    )
+    rows += row("median k-hat", number(found.get("pareto_k"), ".2f"))
+    rows += row(f"effective draws of {found.get('draws')}", number(found.get("effective_samples"), ".1f"))
+    groups = f"{found.get('groups')} test groups of {found.get('views')} views"
+    return table(head(f"guide against posterior, {groups}", numbers=[""]), rows) + note(
         "k-hat above 0.7 is what to expect of a factorised guide over many latents: it leaves out the posterior's correlations. No figure "
         "weighted by importance is to be believed of such groups; means and intervals of single views may still be right."
     )
@@ -105,8 +120,8 @@ def _calibration(found: dict[str, Any]) -> str:
     rows = "".join(
         row(
             {"z": "z of a view", "y": "content y"}.get(name, name),
-            *(number(each["coverage"].get(level), ".1%") for level in LEVELS),
-            number(each["p_value"], ".2g"),
+            *(number((each.get("coverage") or {}).get(level), ".1%") for level in LEVELS),
+            number(each.get("p_value"), ".2g"),
         )
         for name, each in found.items()
     )

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from genssl.evaluation.decoding import decodes
+from genssl.evaluation.reading import problems
+from genssl.fit.longer import ended_by_time
+from genssl.kinds import is_number
 from genssl.report.drawing import Drawing
 
 
@@ -16,7 +20,7 @@ def distrust(run: Any, evaluation: dict[str, Any] | str, drawings: dict[str, Dra
 
 def _seen(run: Any, evaluation: dict[str, Any] | str) -> list[str]:
     """Doubts that this run gives by itself."""
-    lines = []
+    lines = [f"{wrong}." for wrong in problems(Path(run.path))]
     done, steps = max((line["step"] for line in run.metrics), default=0), run.config.get("steps")
     if steps and done < steps:
         lines.append(f"The fit stopped at step {done} of {steps}.")
@@ -29,9 +33,38 @@ def _seen(run: Any, evaluation: dict[str, Any] | str) -> list[str]:
     if isinstance(evaluation, dict):
         content = evaluation.get("content") or {}
         random = (evaluation.get("random_encoder") or {}).get("content") or {}
-        behind = [name for name, values in content.items() if name in random and values["test"] <= random[name]["test"]]
+        both = {name: (values.get("test"), (random.get(name) or {}).get("test")) for name, values in content.items()}
+        behind = [name for name, (own, other) in both.items() if None not in (own, other) and own <= other]
         if behind:
             lines.append(f"By {', '.join(behind)} this run is no better than the random encoder.")
+        lines += _failed(evaluation)
+    if steps and run.config.get("max_seconds") is not None and ended_by_time(run.config):
+        epochs = f"{steps / run.config['steps_per_epoch']:.2g} of {run.config['epochs']}"
+        lines.append(f"Its time was over after {steps} steps, {epochs} epochs.")
+    return lines
+
+
+def _failed(evaluation: dict[str, Any]) -> list[str]:
+    """What figures look like when nothing was learned."""
+    lines = []
+    geometry, generation = evaluation.get("geometry") or {}, evaluation.get("generation") or {}
+    variance = (geometry.get("groups") or {}).get("variance") or {}
+    within, between = variance.get("within"), variance.get("between")
+    if is_number(within) and is_number(between) and between < within:
+        lines.append(
+            f"z varies more within groups ({within:.3g} a dimension) than between them ({between:.3g}): it tells style, or nothing."
+        )
+    detail = (evaluation.get("identity") or {}).get("detail") or {}
+    mse, constant = generation.get("mse"), (detail.get("decoder") or {}).get("constant")
+    if is_number(mse) and is_number(constant) and mse > 0.9 * constant:
+        lines.append(
+            f"Its reconstructions (error {mse:.4f}) are about as far off as the mean of all items ({constant:.4f})."
+        )
+    recall = (generation.get("frechet") or {}).get("recall") or {}
+    if is_number(recall.get("samples")) and recall["samples"] < 0.01:
+        lines.append(
+            "What it decodes covers less than 1 % of the test items (recall): all of it may look the same, however precise."
+        )
     return lines
 
 

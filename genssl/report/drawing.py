@@ -26,7 +26,8 @@ class Drawing:
 
 def draw(run: Any, seen: Look, evaluation: dict[str, Any]) -> dict[str, Drawing]:
     """Every figure of a report by the name of its file, in reading order; evaluation: evaluation.json, or {}."""
-    out = {name: _curve(run.metrics, name, seen) for name in ("reconstruction", "entropy", "prior", "elbo", "knn")}
+    metrics = run.metrics
+    out = {name: _curve(metrics, name, seen) for name in ("reconstruction", "entropy", "prior", "elbo", "knn")}
     makers: dict[str, Callable[[Any, Look], Drawing]] = {
         "reconstructions": _reconstructions,
         "samples": _samples,
@@ -58,7 +59,7 @@ def _curve(metrics: list[dict[str, Any]], name: str, seen: Look) -> Drawing:
     caption = ""
     if name == "elbo":
         names = {"elbo": "unweighted (ELBO)"}
-        if any(line.get("objective") != line["elbo"] for line in lines):
+        if any(line.get("objective") not in (None, line["elbo"]) for line in lines):
             names["objective"] = "weighted (objective)"
         if seen.z is not None and seen.stddev is None:
             caption = "The guide is deterministic: its entropy is a constant by convention and the ELBO is not defined."

@@ -18,15 +18,18 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from torch import Tensor
 
 from genssl.errors import ShapeError
+from genssl.kinds import is_number
 
 BLUE, ORANGE, GREY = "#2a6f97", "#d1691d", "#777777"
 DPI = 200
+FEW = 20
+"""Points below which a curve shows each."""
 
 
 def curve(metrics: Sequence[Mapping[str, Any]], names: Mapping[str, str], unit: str, markers: bool = False) -> Figure:
     """The fields `names` ({field: label}) of metrics.jsonl against the step; lines where a field is null are left out.
 
-    The axis fits what comes after the first 5 % of the steps, since the first steps often dwarf all others; where the
+    The axis fits what comes after the first 15 % of the steps, since the first steps often dwarf all others; where the
     curve starts outside, the figure says in words where.
     """
     figure, axes = _panel()
@@ -34,18 +37,20 @@ def curve(metrics: Sequence[Mapping[str, Any]], names: Mapping[str, str], unit: 
     settled: list[float] = []
     last = max((line["step"] for line in metrics), default=0)
     for (name, label), colour in zip(names.items(), (BLUE, ORANGE, GREY), strict=False):
-        points = [(line["step"], line[name]) for line in metrics if _finite(line.get(name))]
+        points = [(line["step"], line[name]) for line in metrics if is_number(line.get(name))]
         if points:
             steps, values = zip(*points, strict=True)
-            style = {"marker": "o", "markersize": 3} if markers else {}
+            style = {"marker": "o", "markersize": 3} if markers or len(steps) < FEW else {}
             axes.plot(steps, values, color=colour, linewidth=1.2, label=plain(label), **style)
             every += values
-            settled += [value for step, value in points if step > 0.05 * last] or list(values)
+            settled += [value for step, value in points if step > 0.15 * last] or list(values)
     if every and _span(settled) < 0.3 * _span(every):
         margin = 0.15 * (_span(settled) or 1.0)
         axes.set_ylim(min(settled) - margin, max(settled) + margin)
-        axes.text(0.97, 0.06, f"starts at {every[0]:.4g}", transform=axes.transAxes, ha="right", fontsize=8, color=GREY)
+        told = f"cut: from {min(every):.4g} to {max(every):.4g}, starts at {every[0]:.4g}"
+        axes.text(0.97, 0.06, told, transform=axes.transAxes, ha="right", fontsize=8, color=GREY)
     axes.set_xlabel("step")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_ylabel(unit)
     if len(names) > 1:
         axes.legend(frameon=False, fontsize=8)
@@ -180,8 +185,8 @@ def png(figure: Figure) -> bytes:
 
 
 def plain(text: str) -> str:
-    r"""Text that matplotlib draws as it stands: no $mathematics$, no leading underscore, which would hide a label."""
-    text = text.replace("$", r"\$")
+    r"""Text that matplotlib draws as it stands: no $mathematics$, no half surrogate pair, no leading underscore, which would hide it."""
+    text = text.encode(errors="backslashreplace").decode().replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
 
 
@@ -233,10 +238,6 @@ def _pictures(x: Tensor) -> np.ndarray:
         )
     x = x[:, None] if x.dim() == 3 else x
     return x.detach().float().nan_to_num().clamp(0, 1).movedim(1, -1).cpu().numpy()
-
-
-def _finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def _span(values: Sequence[float]) -> float:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from genssl.errors import GensslError, SettingsError
+from genssl.errors import SettingsError
 from genssl.evaluation.measuring import measuring
-from genssl.files import read_json, write_bytes
+from genssl.evaluation.reading import problems, read_evaluation
+from genssl.files import write_text
 from genssl.report.certainty import against_of, certainty, risk_drawing
 from genssl.report.diagram import diagram
 from genssl.report.distrust import distrust
@@ -35,8 +37,8 @@ def write(runs: Sequence[Any], out: str | Path | None = None) -> Path:
 
     The page asks nothing of the network: figures are inside it, and every text from a run is escaped. The figures also
     go to figures/*.png in each run's folder; those that set several runs side by side to figures/ beside the page. Files are
-    written whole or not at all. A run without evaluation.json is shown without its results, and the page says so. The runs are
-    left as they were.
+    written whole or not at all. A run without evaluation.json is shown without its results, and the page says so; one whose
+    files are damaged is shown without what is, and a warning says so too. The runs are left as they were.
 
     Raises SettingsError without a run; DiskError where a file cannot be written.
     """
@@ -48,6 +50,8 @@ def write(runs: Sequence[Any], out: str | Path | None = None) -> Path:
         with measuring(run.method):
             looks.append(look(run))
     evaluations = [_evaluation(run) for run in runs]
+    for wrong in (sentence for run in runs for sentence in problems(Path(run.path))):
+        warnings.warn(wrong, stacklevel=2)
     sections = [_section(*parts) for parts in zip(runs, looks, evaluations, strict=True)]
     title = " and ".join(dict.fromkeys(name_of(run) for run in runs))
     several = len(runs) > 1
@@ -66,7 +70,7 @@ def write(runs: Sequence[Any], out: str | Path | None = None) -> Path:
         "</body></html>\n",
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, "".join(parts).encode())
+    write_text(path, "".join(parts))
     return path
 
 
@@ -116,20 +120,18 @@ def _what(run: Any) -> str:
 
 def _evaluation(run: Any) -> dict[str, Any] | str:
     """evaluation.json, or why it cannot be shown."""
-    path = Path(run.path) / "evaluation.json"
-    if not path.exists():
+    if not (Path(run.path) / "evaluation.json").exists():
         return "This run has not been evaluated: there is no evaluation.json. `genssl evaluate` writes it."
-    try:
-        found = read_json(path)
-    except GensslError as error:
-        return str(error)
-    return found if isinstance(found, dict) else f"{path}: damaged; `genssl evaluate` writes it again."
+    found, wrong = read_evaluation(Path(run.path))
+    return f"{wrong}." if wrong else found
 
 
 def name_of(run: Any) -> str:
     config = run.config
     method = config.get("method") or type(run.method).__name__
     data = (config.get("data_description") or {}).get("name") or config.get("data")
+    if str(config.get("data")).startswith(f"{data}:"):  # with its settings
+        data = config["data"]
     return f"{method} on {data}" if data else str(method)
 
 

@@ -45,10 +45,14 @@ def row(name: str, *cells: str) -> str:
     return f'<tr><th scope="row">{text(name)}</th>{"".join(cells)}</tr>'
 
 
+def shown(value: Any, form: str = ".3f") -> str:
+    """A number written in this form; a dash where there is none."""
+    return f"{value:{form}}" if isinstance(value, (int, float)) and not isinstance(value, bool) else "-"
+
+
 def number(value: Any, form: str = ".3f") -> str:
-    """A td element with a number written in this form; a dash where there is none."""
-    shown = f"{value:{form}}" if isinstance(value, (int, float)) and not isinstance(value, bool) else "-"
-    return f'<td class="number">{shown}</td>'
+    """A td element with a number, as of `shown`."""
+    return f'<td class="number">{shown(value, form)}</td>'
 
 
 def percent(values: Any, name: str = "test") -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +29,9 @@ def placed(z: Tensor, folder: str | Path) -> tuple[np.ndarray, Tensor]:
     kept = _read(path, key)
     if kept is None:
         kept = tsne(points)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"key": key, "points": [[round(float(v), 4) for v in point] for point in kept]})
+        with suppress(OSError):  # a run that may only be read: they are placed anew the next time
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, {"key": key, "points": [[round(float(v), 4) for v in point] for point in kept]})
     return kept, rows
 
 

@@ -9,14 +9,19 @@ from typing import Any
 
 import torch
 
+from genssl.kinds import is_number
 from genssl.report import bars, figures
 from genssl.report.drawing import Drawing
 from genssl.report.looking import Look
-from genssl.report.markup import code, head, note, percent, picture, row, table
+from genssl.report.markup import code, head, note, picture, row, table, text
 from genssl.report.tables import PROBES
 
 SLOTS = ("reconstruction", "entropy", "prior")
 COLUMNS = 10
+TOLD = (
+    "seed", "num_views", "batch_size", "lr", "epochs", "max_seconds", "steps", "precision", "views", "limit", "validation", "optimizer",
+    "schedule", "clip",
+)  # fmt: skip
 
 Evaluations = Sequence[dict[str, Any] | str]
 
@@ -25,7 +30,7 @@ def comparison(
     names: Sequence[str], runs: Sequence[Any], looks: Sequence[Look], evaluations: Evaluations, folder: Path
 ) -> str:
     """The part above the runs; its figures also go to folder/*.png. names: of the runs, made unlike where two are the same."""
-    names = unlike(names, [run.config for run in runs])
+    names = unlike(_short(names), [run.config for run in runs])
     known = [found if isinstance(found, dict) else {} for found in evaluations]
     rows = "".join(_row(name, run, found) for name, run, found in zip(names, runs, known, strict=True))
     drawings = {
@@ -38,14 +43,26 @@ def comparison(
     pictures = "".join(picture(folder, name, drawing) for name, drawing in drawings.items() if drawing is not None)
     return (
         f"<h1>{len(runs)} runs</h1>"
-        + table(head("run", numbers=[*PROBES.values(), "mse"]) + "".join(f"<th>{slot}</th>" for slot in SLOTS), rows)
+        + table(
+            head("run", numbers=["epochs", *PROBES.values(), "mse"]) + "".join(f"<th>{slot}</th>" for slot in SLOTS),
+            rows,
+        )
+        + _apart([run.config for run in runs])
         + note(
-            "Accuracy on test, settings chosen on validation; mse: of reconstructed test items, per pixel, by the method's own "
-            "decoder or (*) one fitted to its frozen representation. Terms of different kinds are on different scales: compare "
+            "Accuracy on test (in brackets that of the random encoder, the same network before learning), settings chosen on validation; "
+            "mse: of reconstructed test items, per pixel, by the method's own decoder or (*) one fitted to its frozen representation. "
+            "Terms of different kinds are on different scales: compare "
             "curves within a run, not across runs."
         )
         + f'<div class="figures wide">{pictures}</div>'
     )
+
+
+def _short(names: Sequence[str]) -> list[str]:
+    """METHOD on DATA, without the data where all runs are of the same: names stand beside figures, where there is little room."""
+    parts = [name.rpartition(" on ") for name in names]
+    same = len({data for _, _, data in parts}) == 1 and all(method for method, _, _ in parts)
+    return [method for method, _, _ in parts] if same else list(names)
 
 
 def unlike(names: Sequence[str], configs: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -54,17 +71,26 @@ def unlike(names: Sequence[str], configs: Sequence[Mapping[str, Any]]) -> list[s
     for name, config in zip(names, configs, strict=True):
         same = [other for other_name, other in zip(names, configs, strict=True) if other_name == name]
         told = {key: value for key, value in _told(config).items() if any(_told(o).get(key) != value for o in same)}
+        if "epochs" in told:
+            told.pop("steps", None)  # which follow
         out.append(name + (f" ({', '.join(f'{key} {value}' for key, value in told.items())})" if told else ""))
     return [name if out.count(name) == 1 else f"{name} #{out[: i + 1].count(name)}" for i, name in enumerate(out)]
 
 
 def _told(config: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of a run that tell it from others, flat."""
+    data, described = config.get("data"), config.get("data_description") or {}
     chosen = {
-        key: config.get(key)
-        for key in ("seed", "num_views", "batch_size", "lr", "epochs", "steps", "precision", "views")
+        "data": Path(data).name if data else described.get("name"),
+        "data_digest": None if data and "/" not in data else described.get("digest"),
+        **{key: config.get(key) for key in TOLD},
     }
-    return chosen | dict(config.get("settings") or {}) | dict(config.get("replaced") or {})
+    return (
+        chosen
+        | dict(config.get("attributes") or {})
+        | dict(config.get("settings") or {})
+        | dict(config.get("replaced") or {})
+    )
 
 
 def _row(name: str, run: Any, evaluation: Mapping[str, Any]) -> str:
@@ -72,8 +98,27 @@ def _row(name: str, run: Any, evaluation: Mapping[str, Any]) -> str:
     generation = evaluation.get("generation") or {}
     mse, adhoc = generation.get("mse"), (generation.get("adhoc") or {}).get("mse")
     shown = "-" if mse is None and adhoc is None else f"{mse:.4f}" if mse is not None else f"{adhoc:.4f}*"
-    cells = [percent(content.get(key)) for key in PROBES] + [f'<td class="number">{shown}</td>']
-    return row(name, *cells, *(code(slots.get(slot)) for slot in SLOTS))
+    random = (evaluation.get("random_encoder") or {}).get("content") or {}
+    cells = [_beside(content.get(key), random.get(key)) for key in PROBES] + [f'<td class="number">{shown}</td>']
+    steps, each = run.config.get("steps"), run.config.get("steps_per_epoch")
+    epochs = f"{steps / each:.3g}" if is_number(steps) and is_number(each) and each else "-"
+    return row(name, f'<td class="number">{epochs}</td>', *cells, *(code(slots.get(slot)) for slot in SLOTS))
+
+
+def _beside(own: Any, random: Any) -> str:
+    """A cell: accuracy on test, and that of the random encoder in brackets."""
+    values = [_test(each) for each in (own, random)]
+    shown = ["-" if value is None else f"{value:.1%}" for value in values]
+    return f'<td class="number">{shown[0]}{"" if values[1] is None else f" ({shown[1]})"}</td>'
+
+
+def _apart(configs: Sequence[Mapping[str, Any]]) -> str:
+    """A warning where the runs are of different data."""
+    names = dict.fromkeys(str(_told(config)["data"]) for config in configs)
+    if len(names) == 1:
+        return ""
+    told = f"The runs are of different data ({', '.join(names)}): their figures are not to be compared."
+    return f'<p class="warn">{text(told)}</p>'
 
 
 def reconstructions(names: Sequence[str], looks: Sequence[Look]) -> Drawing | None:
@@ -173,11 +218,15 @@ def _mean(row: Sequence[float | None], common: Sequence[int]) -> float | None:
 
 
 def against_setting(configs: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[str, Any]]) -> Drawing | None:
-    """MLP-probe accuracy against the one numeric setting that the runs of a method differ in; None where there is none."""
-    told = [_told(config) | {"method": config.get("method")} for config in configs]
+    """MLP-probe accuracy against the one numeric setting that the runs of a method differ in; None where there is none.
+
+    Steps are no setting: they follow from epochs, seconds, batch and data.
+    """
+    more = ("method", "sha256", "data")  # of data the whole path
+    told = [_told(config) | {key: config.get(key) or _told(config).get(key) for key in more} for config in configs]
     varied = [
         key for key in dict.fromkeys(key for one in told for key in one)
-        if key not in ("method", "seed", "steps", "epochs") and len({repr(one.get(key)) for one in told}) > 1
+        if key not in ("method", "seed", "steps") and len({repr(one.get(key)) for one in told}) > 1
     ]  # fmt: skip
     if len(varied) != 1:
         return None
@@ -213,10 +262,9 @@ def _test(values: Any) -> float | None:
 
 def _best(values: Any) -> float | None:
     """The test score of the predictor that was better on validation."""
-    known = [values[how] for how in ("linear", "kernel") if how in values] if isinstance(values, dict) else []
-    scored: list[dict[str, Any]] = [
-        one for one in known if isinstance(one, dict) and isinstance(one.get("test"), (int, float))
-    ]
+    known = [values.get(how) or {} for how in ("linear", "kernel")] if isinstance(values, dict) else []
+    scored = [one for one in known if one.get("test") is not None]
     if not scored:
         return None
-    return float(max(scored, key=lambda one: float(one.get("validation", one["test"])))["test"])
+    told = all(one.get("validation") is not None for one in scored)
+    return float(max(scored, key=lambda one: float(one["validation" if told else "test"]))["test"])

@@ -79,6 +79,5 @@ def _factor(name: str, values: dict[str, Any]) -> str:
 
 def _predicted(values: Any, how: str) -> str:
     """R2, or for categories the accuracy as a percentage."""
-    if not isinstance(values, dict) or how not in values:
-        return number(None)
-    return number(values[how]["test"], ".1%" if values.get("kind") == "categorical" else ".2f")
+    values = values or {}
+    return number((values.get(how) or {}).get("test"), ".1%" if values.get("kind") == "categorical" else ".2f")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from genssl.report.markup import head, note, number, percent, row, table, text
+from genssl.report.markup import head, note, number, percent, row, shown, table, text
 from genssl.report.style_tables import style
 
 PROBES = {"knn": "k nearest neighbours", "linear": "linear probe", "mlp": "MLP probe"}
@@ -86,7 +86,9 @@ def geometry(evaluation: Evaluation) -> str:
         return ""
     after = (evaluation.get("after_head") or {}).get("geometry") or {}
     both = {"z": found} | ({"after the head": after} if after else {})
-    dims = ", ".join(f"{part['dim']} {'of ' + name if name == 'z' else name}" for name, part in both.items())
+    dims = ", ".join(
+        f"{shown(part.get('dim'), '')} {'of ' + name if name == 'z' else name}" for name, part in both.items()
+    )
     lines: list[tuple[str, tuple[str, ...], str]] = [
         (f"effective rank (dimensions: {dims})", ("effective_rank",), ".2f"),
         ("decay of the spectrum, alpha", ("alpha_req",), ".2f"),
@@ -159,7 +161,8 @@ def _adhoc(found: Any, notes: dict[str, Any]) -> str:
         return f"<p>No reconstruction error: {text(notes.get('generation.mse') or 'not measured')}.</p>"
     return (
         "<p>The method has no trained decoder. One that was fitted to its frozen representation reaches a mean squared error per pixel of "
-        f"<b>{found['mse']:.5f}</b> on clean test items; predicting the mean of all items gives {found['baseline_mse']:.5f}.</p>"
+        f"<b>{shown(found.get('mse'), '.5f')}</b> on clean test items; predicting the mean of all items gives "
+        f"{shown(found.get('baseline_mse'), '.5f')}.</p>"
     )
 
 
@@ -172,7 +175,8 @@ def _bound(found: Any) -> str:
     bits = found.get("bits_per_dimension")
     prior = found.get("content_prior") or {}
     fitted = (
-        f" The method's p(y) is flat, so a Gaussian (standard deviation {prior['scale']:.3g}) was fitted to training content in its place."
+        f" The method's p(y) is flat, so a Gaussian (standard deviation {shown(prior.get('scale'), '.3g')}) was fitted to training "
+        "content in its place."
         if prior.get("fitted")
         else ""
     )

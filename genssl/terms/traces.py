@@ -66,7 +66,8 @@ class Site:
         value = scale_and_mask(value, scale, self.mask)
         if dim is None:
             return (value.sum() / self.total).expand(self.num_groups)
-        value = value.expand(torch.broadcast_shapes(value.shape, (self.num_groups,) + (1,) * (-dim - 1)))
+        if value.dim() < -dim or value.shape[dim] != self.num_groups:
+            value = value.expand(torch.broadcast_shapes(value.shape, (self.num_groups,) + (1,) * (-dim - 1)))
         others = [d for d in range(-value.dim(), 0) if d != dim]
         return value.sum(others) if others else value
 

@@ -16,6 +16,7 @@ from small_grids import copied
 from genssl.compare import writers
 from genssl.compare.columns import main_columns, written
 from genssl.compare.comparison import of_runs
+from genssl.compare.page import page
 from genssl.compare.rows import flat, row_of
 from genssl.compare.run import of_grid
 from genssl.compare.table import Spread, aggregate, differing, shared, spread_of
@@ -80,6 +81,44 @@ def test_a_category_is_no_part_of_the_mean_of_r2(run):
     assert (row["style.items.z.linear"], row["style.items.z.kernel"]) == (0.25, 0.5)
     assert row["style.items.z.linear.shape"] == 0.9
     assert row["mse"] is None
+
+
+def test_axes_and_samples_have_a_table_of_their_own_where_they_were_measured(run):
+    axes = {
+        "points": 9,
+        "disentanglement": 0.31,
+        "completeness": 0.22,
+        "informativeness": 0.9,
+        "mig": 0.13,
+        "factors": {},
+    }
+    sets = {"reconstructions": 0.1, "samples": 0.25, "reference": 0.01}
+    kinds = {
+        "kernel": {"samples": -0.002},
+        "precision": {"samples": 0.612},
+        "recall": {"samples": 0.443, "reference": 0.9},
+    }
+    found = {
+        "style": {"items": None, "views": {"axes": axes}},
+        "random_encoder": {"style": {"items": None, "views": {"axes": axes | {"disentanglement": 0.07}}}},
+        "generation": {"frechet": {"items": 500, "features": "x", **sets, **kinds}},
+    }
+    (run / "evaluation.json").write_text(json.dumps(found))
+    row = row_of(run)
+    told = {"axes.views.mig": 0.13, "axes.views.informativeness": 0.9, "axes.views.random.disentanglement": 0.07,
+            "frechet.samples": 0.25, "frechet.reference": 0.01, "kernel.samples": -0.002, "recall.reference": 0.9}  # fmt: skip
+    assert {name: row[name] for name in told} == told
+    main, _, below = writers.text([row]).partition("\n\n")
+    head, line = (" ".join(text.split()) for text in below.splitlines())
+    assert head.endswith(
+        " prior n DCI D views random D views DCI C views MIG views Frechet kernel precision % recall %"
+    )
+    assert line.endswith(" 1 0.31 0.07 0.22 0.13 0.2500 -0.002000 61.2 44.3")
+    assert "DCI" not in main
+    assert "### Coordinates of z, and samples" in writers.markdown([row])
+    assert "Samples of each class" in page(of_runs([run]))
+    (run / "evaluation.json").write_text("{}")
+    assert "DCI" not in writers.text([row_of(run)]) + writers.markdown([row_of(run)]) + page(of_runs([run]))
 
 
 def test_measures_are_taken_as_they_come(run):

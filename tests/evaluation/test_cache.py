@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import importlib
 import json
+import warnings
 
 import pytest
 import torch
-from fake_runs import fake_run, images, make_data
+from fake_runs import FakeRun, fake_run, images, make_data
 
 from genssl.datasets.items import Items
 from genssl.errors import SettingsError
 from genssl.evaluation import evaluate
-from genssl.evaluation.cache import Cache
+from genssl.evaluation.cache import Cache, code_files
+from genssl.evaluation.fresh_views import no_groups
 from genssl.groups import Groups
+from genssl.views import Identity
 
 STAGES = importlib.import_module("genssl.evaluation.stages").STAGES
 
 
 @pytest.fixture
-def measured(monkeypatch):
+def measured():
     """Two stages that tell when they run, in place of the real ones."""
     seen: list[str] = []
 
@@ -32,12 +35,14 @@ def measured(monkeypatch):
 
         return measure
 
-    for name in list(STAGES):
-        monkeypatch.delitem(STAGES, name)
-    monkeypatch.setitem(STAGES, "one", stage("one", {"value": float("nan"), "pair": (1, 2)}))
-    monkeypatch.setitem(STAGES, "two.a", stage("two.a", "there is nothing"))
-    monkeypatch.setitem(STAGES, "two.b", stage("two.b", 3.0))
-    return seen
+    before = dict(STAGES)  # in their order, which monkeypatch would turn round
+    STAGES.clear()
+    STAGES["one"] = stage("one", {"value": float("nan"), "pair": (1, 2)})
+    STAGES["two.a"] = stage("two.a", "there is nothing")
+    STAGES["two.b"] = stage("two.b", 3.0)
+    yield seen
+    STAGES.clear()
+    STAGES.update(before)
 
 
 def test_the_second_call_measures_nothing_and_gives_the_same(tmp_path, measured):
@@ -85,15 +90,64 @@ def change_objective(run):
     run.method.objective.needs = frozenset({"model"})
 
 
+def change_attribute(run):
+    run.method.view_scale = 0.9
+
+
+def change_attribute_of_a_part(run):
+    run.method.encoder[2].eps = 1e-3
+
+
+def change_style_kinds(run):
+    run.data.test.style_kinds = ("circular",)
+
+
+def change_style_names(run):
+    run.data.train.style_names = ("angle",)
+
+
+def change_views(run):
+    run.data.views = Identity()
+
+
 @pytest.mark.parametrize(
-    "change", [change_weights, change_buffers, change_setting, change_item, change_label, change_kind, change_objective]
-)
+    "change",
+    [
+        change_weights, change_buffers, change_setting, change_item, change_label, change_kind, change_objective, change_attribute,
+        change_attribute_of_a_part, change_style_kinds, change_style_names, change_views,
+    ],
+)  # fmt: skip
 def test_what_figures_depend_on_is_measured_anew(tmp_path, measured, change):
     run = fake_run(tmp_path)
     evaluate(run)
     change(run)
     evaluate(run)
     assert len(measured) == 6
+
+
+def test_the_index_of_groups_is_measured_anew(tmp_path, measured):
+    """Groups of one index are one item."""
+    splits = {"train": 300, "validation": 90, "test": 120}
+    run = fake_run(tmp_path)
+    run.data = make_data(**{name: Groups(images(0, n).floats()[:, None]) for name, n in splits.items()})
+    evaluate(run)
+    run.data.test.index = run.data.test.index // 2
+    evaluate(run)
+    assert len(measured) == 6
+
+
+def test_the_code_is_all_that_figures_come_from():
+    names = {path.name for path in code_files()}
+    assert {
+        "objective.py",
+        "groups.py",
+        "sites.py",
+        "representation.py",
+        "precision.py",
+        "memory.py",
+        "knn.py",
+    } <= names
+    assert not {"cli.py", "callbacks.py"} & names
 
 
 def test_other_code_measures_anew(tmp_path, measured, monkeypatch):
@@ -147,3 +201,20 @@ def test_the_key_is_that_of_the_stage_too(tmp_path):
     assert cache.key("one") != cache.key("two")
     assert cache.read("one") is None
     assert cache.write("one", (1.5, float("inf")), 0.1) == [1.5, None] == Cache(fake_run(tmp_path)).read("one")
+
+
+class Loaded(FakeRun):
+    """Without the views that the run was fitted with."""
+
+    @property
+    def views(self):
+        warnings.warn("was fitted with views of your own", stacklevel=2)
+        return Identity()
+
+
+def test_a_reason_that_rests_on_how_a_run_was_loaded_is_not_kept_for_others(tmp_path, measured, monkeypatch):
+    monkeypatch.setitem(STAGES, "one", lambda examined: no_groups(examined.run, "test") or 1.0)
+    run = fake_run(tmp_path)
+    found = evaluate(Loaded(tmp_path, run.method, run.data, run.config))
+    assert (found["one"], found["notes"]["one"]) == (None, "was fitted with views of your own")
+    assert evaluate(run)["one"] == 1.0

@@ -14,6 +14,7 @@ from sklearn.metrics import mutual_info_score
 from genssl.errors import DataError, NonFiniteError, SettingsError, ShapeError
 from genssl.evaluation import disentanglement
 from genssl.evaluation.disentanglement import concentration, dci, mutual_information_gap
+from genssl.evaluation.items import spaced
 
 CONTINUOUS = ("continuous",) * 4
 
@@ -129,7 +130,7 @@ def test_concentration_is_between_even_and_alone(rows, columns, seed, scale):
     assert concentration(torch.zeros(rows, columns)).tolist() == [0] * rows
 
 
-def test_few_rows_are_evenly_spaced_ones_and_seeds_decide(monkeypatch):
+def test_few_rows_are_drawn_ones_and_seeds_decide(monkeypatch):
     factors = uniform(900)
     train, test = split(turned(factors), factors)
     first = dci(train, test, CONTINUOUS, seed=1)
@@ -138,8 +139,8 @@ def test_few_rows_are_evenly_spaced_ones_and_seeds_decide(monkeypatch):
     assert torch.equal(torch.get_rng_state(), state)
     assert not torch.equal(dci(train, test, CONTINUOUS, seed=2).importance, first.importance)
     few = dci(train, test, CONTINUOUS, points=200)
-    every_third = tuple(part[::3] for part in train)
-    assert torch.equal(few.importance, dci(every_third, test, CONTINUOUS).importance)
+    drawn = tuple(part[spaced(len(part), 200)] for part in train)
+    assert torch.equal(few.importance, dci(drawn, test, CONTINUOUS).importance)
     torch.set_num_threads(2)
     try:
         assert dci(train, test, CONTINUOUS, seed=1)[:3] == first[:3]

@@ -12,7 +12,7 @@ from fake_runs import Blind, Point, fake_run, images, make_data
 
 from genssl.errors import NonFiniteError
 from genssl.evaluation import CORE, evaluate, knn, known_style
-from genssl.evaluation.items import batches, count, labels_of
+from genssl.evaluation.items import batches, count, labels_of, spaced
 from genssl.files import DiskError
 from genssl.groups import Groups
 
@@ -164,9 +164,15 @@ def test_several_modalities_are_told(tmp_path):
     assert figures["generation"]["mse"] is None
 
 
-def test_a_limited_split_is_evenly_spaced():
+def test_a_limited_split_is_drawn_in_order_and_knows_no_grid():
     items = images(0, 100)
-    rows = torch.arange(10) * 10
+    rows = spaced(100, 10)
+    assert torch.equal(rows, rows.unique())
+    assert (len(rows), spaced(5, 9).tolist(), len(spaced(0, 9))) == (10, [0, 1, 2, 3, 4], 0)
+    assert torch.equal(rows, spaced(100, 10))
+    for period in (2, 8, 32, 40):  # factors of data that are a grid
+        shares = (spaced(320000, 10000) % period).bincount(minlength=period) * period / 10000
+        assert (shares - 1).abs().max() < 0.3
     (x, label), *rest = batches(items, 10)
     assert torch.equal(x, items.floats(rows))
     assert torch.equal(label, items.label[rows])

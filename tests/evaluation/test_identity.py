@@ -24,6 +24,7 @@ from genssl.errors import DataError, NonFiniteError, SettingsError, ShapeError
 from genssl.evaluation import identity as module
 from genssl.evaluation.fresh_views import fresh_groups
 from genssl.evaluation.identity import identity_figures, retrieval
+from genssl.evaluation.items import spaced
 from genssl.evaluation.shattering import shattering
 from genssl.groups import Groups
 from genssl.views import Identity
@@ -312,7 +313,7 @@ def test_an_encoder_of_content_alone_is_at_chance_within_the_class_and_a_blank_o
     assert blank["detail"]["decoder"]["mse"] >= 0.95 * blank["detail"]["decoder"]["constant"]
 
 
-def test_items_are_evenly_spaced_and_as_many_as_the_limits_allow(tmp_path, monkeypatch):
+def test_items_are_drawn_and_as_many_as_the_limits_allow(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "ITEMS", 13)
     monkeypatch.setattr(module, "INPUT_ITEMS", 7)
     monkeypatch.setattr(module, "DECODED", {"train": 9, "validation": 8, "test": 6})
@@ -329,7 +330,7 @@ def test_items_are_evenly_spaced_and_as_many_as_the_limits_allow(tmp_path, monke
     assert (figures["euclidean"]["queries"], figures["euclidean"]["candidates"]) == (13, 13)
     assert (figures["input"]["queries"], figures["decoder"]["neighbours"]) == (7, 9)
     sources = torch.cat([x for x in seen if len(x) <= 5 and bool((x[:, 2] == 0).all())])
-    assert torch.equal(sources[:13], run.data.test.x[torch.arange(13) * 40 // 13])
+    assert torch.equal(sources[:13], run.data.test.x[spaced(40, 13)])
 
 
 def test_leaves_generators_and_method_bit_identical_and_gives_the_same_twice(tmp_path):

@@ -16,6 +16,7 @@ from genssl.datasets.data import Data
 from genssl.datasets.items import Items
 from genssl.datasets.sprites import sprites
 from genssl.evaluation import disentanglement, evaluate, known_style
+from genssl.evaluation.items import spaced
 from genssl.evaluation.known_style import item_style, view_style
 from genssl.groups import Groups
 from genssl.views import Identity
@@ -118,8 +119,8 @@ def test_style_of_the_items_is_read_off_their_z(tmp_path, monkeypatch):
     items = figures["items"]
     assert items["points"] == {"train": 200, "validation": 100, "test": 150}
     assert items["z"]["double"]["linear"]["test"] == pytest.approx(1, abs=1e-9)
-    share = float(splits["test"].style[torch.arange(150) * 2, 1].mean())
-    most = float(splits["train"].style[torch.arange(200) * 2, 1].mean()) > 0.5
+    share = float(splits["test"].style[spaced(300, 150), 1].mean())
+    most = float(splits["train"].style[spaced(400, 200), 1].mean()) > 0.5
     assert items["z"]["sign"]["majority"] == pytest.approx(share if most else 1 - share)
     assert items["left_out"] == {"still": "the same in all train rows"}
     assert set(items) == {"points", "z", "left_out", "axes"}

@@ -16,6 +16,7 @@ from sklearn.preprocessing import StandardScaler
 
 from genssl.errors import NonFiniteError, SettingsError, ShapeError
 from genssl.evaluation import kernel_ridge, style, style_scores
+from genssl.evaluation.items import spaced
 from genssl.evaluation.probes import linear_probe
 
 SIZES = (300, 150, 200)
@@ -92,7 +93,7 @@ def test_kernel_ridge_is_that_of_scikit_learn(monkeypatch, alpha, gamma):
     targets = [unit(part).prod(1) + 4 for part in z]
     found = scored(z, {"t": targets}, kernel_points=120).factors["t"]["kernel"]
     scaled, truth = arrays(z, targets)
-    rows = np.arange(120) * len(truth[0]) // 120
+    rows = spaced(len(truth[0]), 120).numpy()
     mean = truth[0][rows].mean()
     model = KernelRidge(alpha=alpha, gamma=gamma, kernel="rbf").fit(scaled[0][rows], truth[0][rows] - mean)
     assert found["validation"] == pytest.approx(r2_score(truth[1], mean + model.predict(scaled[1])), abs=1e-9)

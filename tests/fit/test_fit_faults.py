@@ -17,7 +17,7 @@ from small_runs import STEPS, fit, same, state
 import genssl
 from genssl.errors import CheckpointError, DataError, OutOfMemoryError
 from genssl.files import DiskError, cannot_write, write_json
-from genssl.fit import checkpoint, folder, loop, metrics
+from genssl.fit import api, checkpoint, folder, loop, metrics, start
 
 fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork; this system has none")
 
@@ -207,6 +207,51 @@ def test_a_second_ctrl_c_tells_what_is_kept(whole, tmp_path, monkeypatch):
         stop_at(2, 2, patch)
         with pytest.raises(KeyboardInterrupt, match="stopped at once; no checkpoint yet in"):
             fit(tmp_path / "early")
+
+
+NOTHING = "stopped before the first step: nothing was fitted yet, and nothing is kept in {folder}"
+
+
+@pytest.mark.parametrize(
+    ("where", "part", "told", "begun"),
+    [
+        (start, "new", NOTHING, False),
+        (api, "check_first_step", NOTHING, False),
+        (
+            api,
+            "run_steps",
+            "stopped at once; no checkpoint yet in {folder}; go on with resume=True, out='{folder}'",
+            True,
+        ),
+    ],
+)
+def test_ctrl_c_before_the_first_step_tells_that_nothing_is_kept(where, part, told, begun, tmp_path, monkeypatch):
+    """While data are read, before there is a folder, and between that and the first step."""
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(where, part, stop)
+        with pytest.raises(loop.Interrupted) as error:
+            fit(folder)
+    assert str(error.value) == told.format(folder=folder)
+    assert error.value.begun == folder.exists() == begun
+    assert fit(folder, resume=True, max_steps=1).step == 1
+
+
+def test_ctrl_c_before_a_run_goes_on_tells_what_it_has(tmp_path, monkeypatch):
+    run = fit(tmp_path / "run", max_steps=1)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(start, "old", stop)
+    with pytest.raises(
+        loop.Interrupted, match="stopped at once; the checkpoint of step 1 is kept in .*run; go on with"
+    ):
+        fit(run.path, resume=True)
 
 
 @pytest.mark.parametrize("take", [lambda: torch.empty(1 << 50), lambda: bytes(1 << 60)], ids=["torch", "Python"])

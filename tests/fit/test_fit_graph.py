@@ -146,13 +146,17 @@ def test_natural_groups():
 
 
 class Counting(SimVAE):
-    """Its guide's noise falls from step to step, by a counter in Python."""
+    """Its guide's noise falls from step to step, by a counter in Python where nothing looks for one."""
 
-    calls = 0
+    capturable = True
+
+    def __init__(self, *args, **settings):
+        super().__init__(*args, **settings)
+        self.calls = [0]
 
     def guide(self, groups):
-        self.calls += self.training
-        scale = 1 / (1 + self.calls)
+        self.calls[0] += self.training
+        scale = 1 / (1 + self.calls[0])
         with pyro.poutine.scale(scale=scale):
             super().guide(groups)
 
@@ -167,13 +171,15 @@ def test_state_in_python_stops_the_graph():
     ):
         list(stepper.run(0, 2))
     assert stepper.replay is None
-    calls = method.calls
+    calls = method.calls[0]
     list(stepper.run(2, 5))
-    assert method.calls == calls + 3
+    assert method.calls[0] == calls + 3
 
 
 class Stale(SimVAE):
     """Puts a new tensor in place of a buffer, which a replay never reads."""
+
+    capturable = True
 
     def __init__(self, *args, **settings):
         super().__init__(*args, **settings)
@@ -191,6 +197,8 @@ def test_a_buffer_that_is_replaced_stops_the_graph():
 
 
 class Reading(SimVAE):
+    capturable = True
+
     def model(self, groups):
         if groups.x.mean().item() > 2:
             raise AssertionError
@@ -319,3 +327,60 @@ def test_on_a_gpu_a_replay_is_the_step(name):
     assert (because is None) == (name != "DeepCluster")
     for a, b in zip(after(stepper), after(stepper_on(twin)), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+
+
+class Ramp(SimVAE):
+    """A schedule by a counter, which moves a buffer in `update`: a step that is repeated advances it too."""
+
+    capturable = True
+
+    def __init__(self, *args, **settings):
+        super().__init__(*args, **settings)
+        self.calls = 0
+        self.register_buffer("beta", torch.zeros(()))
+
+    def update(self):
+        self.calls += 1
+        self.beta.fill_(max(0.0, self.calls - 3) / 50)
+
+
+def test_a_counter_is_found_and_not_advanced_by_trials():
+    method = Ramp.build(genssl.Groups(torch.rand(16, 2, 1, 8, 8)), hidden=(16,))
+    stepper, because = graphed(stepper_of(method), method, tape)
+    assert because == "Ramp.calls changes in a step and is no tensor: a replay would not see it"
+    assert method.calls == 0
+    list(stepper.run(0, 10))
+    assert method.calls == 10
+    assert float(method.beta) == pytest.approx(7 / 50)
+
+
+def test_a_subclass_says_so_itself():
+    class Silent(SimVAE):
+        pass
+
+    method = Silent.build(genssl.Groups(torch.rand(16, 2, 1, 8, 8)), hidden=(16,))
+    assert (
+        graphed(stepper_of(method), method, tape)[1]
+        == "Silent does not say that it can be recorded (capturable = True)"
+    )
+
+
+class Plain(SimVAE):
+    """Counts in a tensor that is no buffer, in place."""
+
+    capturable = True
+
+    def __init__(self, *args, **settings):
+        super().__init__(*args, **settings)
+        self.count = torch.zeros(())
+
+    def update(self):
+        self.count += 1
+
+
+def test_a_plain_tensor_counts_each_step_once():
+    method = Plain.build(genssl.Groups(torch.rand(16, 2, 1, 8, 8)), hidden=(16,))
+    stepper, because = graphed(stepper_of(method), method, tape)
+    assert because is None
+    list(stepper.run(0, STEPS))
+    assert method.count == STEPS

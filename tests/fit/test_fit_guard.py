@@ -99,7 +99,7 @@ def test_what_failed_is_named_and_the_good_checkpoint_kept(fault, told, optimize
     torch.manual_seed(0)
     method = Faulty()
     method.fault = fault
-    method.at = 14  # the trial is call 1, step 0 call 2
+    method.at = 13  # step 0 is call 1: the step on trial is not counted
     with pytest.raises(NonFiniteError, match=told + ".*the checkpoint of step 12 is kept in") as error:
         fit(tmp_path / "run", method, optimizer=OPTIMISER[optimizer], measure=False)
     assert "\n" not in str(error.value)

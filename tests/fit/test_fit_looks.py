@@ -1,8 +1,11 @@
 """Looks at every slot during a fit: what they hold, and that they change no bit of the run."""
 
 import json
+import math
 import shutil
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from genssl.models import VAE, MoCo, SimCLR, SimVAE
@@ -109,6 +112,48 @@ def test_groups_of_one_view_leave_out_what_compares_views():
     assert found["geometry"]["rankme"] is not None
 
 
+class Padded(torch.nn.Module):
+    """A guide of a user that runs over padded views too, and gives them `fill`."""
+
+    def __init__(self, fill, stochastic):
+        super().__init__()
+        torch.manual_seed(0)
+        self.encoder, self.fill, self.stochastic = torch.nn.Linear(5, 6), fill, stochastic
+        slots = (terms.ContrastiveNormaliser(0.5), terms.Constant(), terms.CosineAttraction(0.5))
+        self.objective = genssl.Objective(*slots)
+
+    def guide(self, groups):
+        exists = groups.valid[..., None]
+        loc, log_scale = torch.where(exists, self.encoder(groups.x), self.fill).chunk(2, -1)
+        with groups.plate:
+            law = dist.Normal(loc, log_scale.clamp(max=1.0).exp(), validate_args=False).mask(exists).to_event(2)
+            pyro.sample("z", law if self.stochastic else dist.Delta(loc, event_dim=2))
+
+
+@pytest.mark.parametrize("stochastic", [True, False])
+@pytest.mark.parametrize("fill", [1e30, math.inf, math.nan])
+def test_padded_views_enter_no_measure_whatever_a_guide_gives_them(fill, stochastic):
+    generator = torch.Generator().manual_seed(1)
+    mask = torch.rand(80, 4, generator=generator) < 0.6
+    mask[torch.arange(80), torch.randint(4, (80,), generator=generator)] = True
+    assert not bool(mask[:, :2].any(1).all())  # also the first two
+    x = torch.rand(80, 4, 5, generator=generator)
+    groups, filled = Groups(x, mask), Groups(torch.where(mask[..., None], x, fill), mask)
+    with pyro.validation_enabled(False):  # as in a fit
+        expected = slot_measures(Padded(0.0, stochastic), groups)
+        found = slot_measures(Padded(fill, stochastic), filled)
+    gradients = found.pop("gradients")["reconstruction_prior"]  # what is not finite ends a fit before it is looked at
+    assert gradients == expected.pop("gradients")["reconstruction_prior"] or not math.isfinite(fill)
+    assert found == expected
+    known = (
+        ("sphere", "alignment"),
+        ("information", "views"),
+        ("prior", "maximum_likelihood"),
+        ("aggregate", "joint_logdet"),
+    )
+    assert None not in [found[part][name] for part, name in known]
+
+
 def test_a_collapsed_representation_is_measured_without_an_error():
     groups = Groups(torch.rand(50, 2, 1, 8, 8))
     method = SimCLR.build(groups, hidden=(16,), dim=4, head=())
@@ -186,9 +231,6 @@ def test_held_out_groups_are_of_no_training_class(name, tmp_path):
 
 
 def test_a_guide_that_takes_one_view_alone_is_no_reason_to_stop(tmp_path):
-    import pyro
-    import pyro.distributions as dist
-
     class OneView(torch.nn.Module):
         def __init__(self):
             super().__init__()

@@ -123,9 +123,21 @@ def test_a_run_in_bf16(tmp_path):
     assert {value.dtype for value in run.method.state_dict().values()} == {torch.float32}
 
 
+def test_tf32_is_of_a_gpu(tmp_path):
+    """On a GPU it holds in the block, and no longer; a CPU has no such products."""
+    before = torch.get_float32_matmul_precision()
+    with networks_in("tf32", nn.Linear(2, 2), torch.device("cuda")):
+        assert torch.get_float32_matmul_precision() == "high"
+    assert torch.get_float32_matmul_precision() == before
+    with networks_in("tf32", nn.Linear(2, 2), torch.device("cpu")):
+        assert torch.get_float32_matmul_precision() == before
+    with pytest.raises(SettingsError, match="precision = tf32 is one of a GPU's products, but device = cpu; give 32"):
+        fit(tmp_path / "run", precision="tf32", device="cpu")
+
+
 def test_other_precisions_are_refused():
     with (
-        pytest.raises(SettingsError, match="precision = 'fp16', expected one of 32, bf16"),
+        pytest.raises(SettingsError, match="precision = 'fp16', expected one of 32, tf32, bf16"),
         networks_in("fp16", nn.Linear(2, 2), CPU),
     ):
         pass

@@ -11,10 +11,13 @@ import time
 import warnings
 from pathlib import Path
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from genssl.models import SimVAE
 from small_runs import SMALL, STEPS, Normed, fit, same, state
+from torch import nn
 
 import genssl
 from genssl.errors import CheckpointError, DataError, SettingsError
@@ -461,3 +464,60 @@ def test_streams_of_seeds_are_unrelated():
     seeds = {stream_seed(seed, stream, step) for seed in range(5) for stream in ("a", "b") for step in range(100)}
     assert len(seeds) == 1000
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+class Bare(Normed):
+    """Weights that no `reset_parameters` knows."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(4))
+
+    def guide(self, groups):
+        loc, log_scale = groups.map(self.encoder).chunk(2, -1)
+        self.latest = loc.detach()
+        with groups.plate:
+            pyro.sample("z", dist.Normal(loc * self.scale + self.shift, log_scale.exp()).to_event(2))
+
+
+def test_the_random_encoder_of_an_instance_is_what_it_was(tmp_path):
+    """All of its weights, and those alone: also of a run that is loaded."""
+    method = Bare()
+    before = {name: value.clone() for name, value in method.state_dict().items()}
+    run = fit(tmp_path / "run", method)
+    assert not torch.equal(run.method.scale, before["scale"])
+    for each in (run, genssl.load(tmp_path / "run", Bare())):
+        fresh = each.random_encoder().state_dict()
+        assert all(torch.equal(fresh[name], value) for name, value in before.items())
+    (tmp_path / "run" / "initial.pt").unlink()
+    with pytest.raises(
+        CheckpointError, match="initial.pt is missing, the weights that its instance came with; fit it again"
+    ):
+        run.random_encoder()
+
+
+def test_figures_of_fewer_steps_go_when_it_goes_on(tmp_path):
+    fit(tmp_path / "run", max_steps=6)
+    for name in ("evaluation.json", "report.html"):
+        (tmp_path / "run" / name).write_text("{}")
+    fit(tmp_path / "run", max_steps=6, resume=True)  # takes no step
+    assert (tmp_path / "run" / "evaluation.json").exists()
+    fit(tmp_path / "run", max_steps=12, resume=True)
+    assert not (tmp_path / "run" / "evaluation.json").exists()
+    assert not (tmp_path / "run" / "report.html").exists()
+
+
+class Scheduled(Normed):
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def update(self):
+        super().update()
+        self.calls += 1
+
+
+def test_a_counter_of_the_user_counts_steps_and_no_trials(tmp_path):
+    method = Scheduled()
+    fit(tmp_path / "run", method, max_seconds=600)
+    assert method.calls == 24

@@ -1,7 +1,9 @@
 """Swapping slots: the guide and the parts that a term asks for, against closed forms and against methods written by hand."""
 
 import copy
+import io
 import itertools
+import pickle
 
 import pyro
 import pyro.distributions as dist
@@ -254,6 +256,52 @@ def test_a_copy_of_a_swapped_method_is_independent():
     assert not bool((drawn(method, batch)["value"] == 0).any())
 
 
+def stored(method):
+    """As torch.save keeps a whole method, and torch.load of one that is trusted gives it."""
+    file = io.BytesIO()
+    torch.save(method, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+@pytest.mark.parametrize("kept", [copy.deepcopy, lambda method: pickle.loads(pickle.dumps(method)), stored])
+@pytest.mark.parametrize("kind", ["scale", "head", "model", "own"])
+def test_a_swapped_method_is_kept_whole(kind, kept):
+    """Copied, pickled or saved it is the same bit for bit, independent of the first, and can be swapped on."""
+    batch = groups(ragged=True)
+    method = (SimCLR if kind == "model" else SimVAE).build(batch, **SMALL)
+    written = method.objective.slots
+    change = {
+        "scale": {"entropy": terms.Constant(), "scale": network(64, 4)},
+        "head": {"entropy": terms.Constant(), "head": nn.Linear(4, 6), "prior": terms.CosineAttraction()},
+        "model": {"reconstruction": terms.LogLikelihood(), "decoder": image_decoder(64)},
+        "own": {"prior": terms.LogPrior()},
+    }[kind]
+    if kind == "head":
+        change |= {"reconstruction": terms.ContrastiveNormaliser()}
+    other = kept(method.swap(**change))
+
+    def told(one):
+        found = measure(one, batch)
+        return torch.cat(
+            [found.reconstruction, found.entropy, found.prior, one.encode(batch.x).mean.flatten()]
+        ).detach()
+
+    before = told(method)
+    assert torch.equal(told(other), before)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.zero_()
+    assert torch.equal(told(method), before)
+    assert not torch.equal(told(other), before)
+    trained = list(other.objective(other.model, other.guide).parameters())  # of the copy, found behind its guide
+    assert len(trained) > 0
+    assert {id(parameter) for parameter in trained} <= {id(parameter) for parameter in other.parameters()}
+    if kind == "scale":
+        assert "guide" in vars(other)
+        assert "guide" not in vars(other.swap(**written))
+
+
 RECONSTRUCTION = (
     terms.LogLikelihood, terms.ContrastiveNormaliser, terms.LogDeterminantEntropy, terms.NearestNeighbourEntropy,
     terms.KernelDensityEntropy, terms.SphericalEntropy, terms.Uniformity, terms.VarianceCovariance,
@@ -301,6 +349,12 @@ def test_every_cell_runs_and_trains_the_encoder(cls):
         (SimCLR, {"head": nn.Linear(4, 4)}, "has a head already"),
         (SimVAE, {"prior": terms.ContrastiveNormaliser()}, "not the slot prior"),
         (LDM, {"reconstruction": terms.LogLikelihood()}, "needs decoder"),
+        (SimVAE, {"priro": terms.CosineAttraction()}, r"SimVAE.swap has no argument 'priro'; did you mean prior\?"),
+        (
+            SimVAE,
+            {"entropy": terms.Constant(), "queue": 3},
+            "no argument 'queue'; known: reconstruction, .*, content_scale$",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_with_nothing_changed(cls, change, message):

@@ -250,6 +250,29 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     assert main(["posterior", "run", "--groups", "0"]) == 2
 
 
+def test_what_is_replaced_is_told_before_the_work(tmp_path, capsys, monkeypatch):
+    run, path = run_of(tmp_path), tmp_path / "posterior.nc"
+    posterior(run, samples=5).close()
+    assert "is there already" not in capsys.readouterr().err
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    before = path.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(export, "block_of", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            posterior(run, samples=2)
+    told = f"genssl: {path}: is there already (6 groups, 5 samples); it is replaced at the end; Ctrl-C, and another --out, keep it"
+    assert told in capsys.readouterr().err.splitlines()
+    assert path.read_bytes() == before
+    posterior(run, samples=2, progress=False).close()
+    assert "is there already" not in capsys.readouterr().err
+    path.write_text("mine")
+    posterior(run, samples=2).close()
+    assert f"{path}: is there already (no posterior, or a damaged one); " in capsys.readouterr().err
+
+
 def test_a_prior_that_was_not_fitted_gives_no_y_no_weights_and_no_prior(tmp_path):
     run = run_of(tmp_path, content_scale=1.0)
     run.method.swap(prior=CosineAttraction())

@@ -231,8 +231,6 @@ def test_says_what_is_missing(tmp_path):
     page = page_of(run, None)
     assert "has not been evaluated" in page.text
     assert page.text.count("No value of it was written") == 5
-    (tmp_path / "evaluation.json").write_text("{ damaged")
-    assert "evaluation.json: damaged" in page_of(run, None).text
     page = page_of(run, {"content": None, "notes": {"content": "the train items have no labels"}})
     assert "No content accuracy: the train items have no labels" in page.text
 
@@ -298,6 +296,21 @@ def test_distrusts_a_run_that_gained_nothing_or_stopped_early(tmp_path):
     assert "stopped" not in lines(run)
     assert "Best on test" in lines(run)
     assert "Best on test" not in lines(run, "not evaluated")
+    failed = {
+        "geometry": {"groups": {"variance": {"within": 0.3, "between": 0.1}}},
+        "generation": {"mse": 0.09, "frechet": {"recall": {"samples": 0.001}}},
+        "identity": {"detail": {"decoder": {"constant": 0.09}}},
+    }
+    for told in (
+        "z varies more within groups (0.3 a dimension)",
+        "(error 0.0900) are about as far off",
+        "less than 1 % of the test",
+    ):
+        assert told in lines(run, EVALUATION | failed)
+        assert told not in lines(run)
+    short = CONFIG | {"steps": 20, "max_seconds": 20.0, "epochs": 100, "steps_per_epoch": 4}
+    told = "Its time was over after 20 steps, 5 of 100 epochs."
+    assert told in lines(fake_run(tmp_path, config=short, metrics=METRICS))
     run.method.content_scale = None
     assert "p(y) is flat" in lines(run)
     run.method.content_scale = 1.0

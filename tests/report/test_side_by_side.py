@@ -120,6 +120,26 @@ def test_accuracy_against_the_one_setting_that_differs():
     assert against_setting([config(a=1), config("VAE", a=2)], found[:2]) is None  # no method has two of them
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"data": "mnist"}, {"data": "/b/x.npz"}, {"data": None, "data_description": {"name": "data", "digest": "1"}}, {"limit": 10},
+        {"validation": 0.2}, {"optimizer": "sgd"}, {"schedule": "constant"}, {"clip": 1.0}, {"views": "Identity()"}, {"epochs": 9},
+        {"sha256": "1"}, {"attributes": {"scale": 2.0}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_nothing_is_drawn_against_a_setting_where_others_differ_too(other):
+    runs = [config(dim=8), config(dim=16)]
+    for run in runs:
+        run |= {"data": "/a/x.npz" if other.get("data") else None, "epochs": 1}
+        if "data_description" in other:
+            run["data_description"] = {"name": "data", "digest": "0"}
+    found = [content(0.5), content(0.6)]
+    assert "dim" in against_setting(runs, found).title
+    assert against_setting([runs[0], runs[1] | other], found) is None
+
+
 def test_bars_stop_at_zero_and_tell_their_value():
     figure = bars.grouped(["x"], {"a": [-0.5], "b": [None], "$c$": [1.0]}, "R2")
     assert widths(figure) == [0, 0, 1]
