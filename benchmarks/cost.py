@@ -1,7 +1,7 @@
 """What a training step costs as one thing varies and the rest stay: results/cost.json, of which cost_table.py makes results/cost.md.
 
     export OMP_NUM_THREADS=1
-    python benchmarks/cost.py [--small] [--only PART ...] [--rounds 5] [--json FILE]    # 6 minutes on two cores, 2 with --small
+    python benchmarks/cost.py [--small] [--only PART ...] [--rounds 5] [--json FILE]    # 7 minutes on two cores, 3 with --small
     python benchmarks/cost.py --table                                                  # results/cost.md from results/cost.json
 
 A step is genssl's own: views of random images in memory, loss, gradient, Adam, update; float32. One thread, and the processor time

@@ -42,7 +42,7 @@ def measure(kind: dict[str, Any], rounds: int = 3) -> list[dict[str, Any]]:
 
 
 def once(side: str, kind: dict[str, Any]) -> dict[str, list[tuple[float, float]]]:
-    """Start the processes of one side, which fit every method once: (processor, clock) milliseconds a step, of each ten steps."""
+    """Start the processes of one side, which fit every method once: (processor, clock) milliseconds a step, by line of metrics."""
     processes, threads = SIDES[side]
     start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
     with tempfile.TemporaryDirectory() as folder:
@@ -60,17 +60,20 @@ def fits(folder: str, network: str) -> None:
     from genssl import views
 
     shape, hidden = json.loads(network)
-    images = torch.rand(40 * GROUPS, *shape, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(60 * GROUPS, *shape, generator=torch.Generator().manual_seed(0))
     made = views.Geometric(crop_scale=(0.4, 1.0), vertical_flip=0.5)
     times: dict[str, list[tuple[float, float]]] = {}
     for method in METHODS:
-        seen: list[tuple[float, float]] = []
+        seen: list[tuple[int, float, float]] = []
         genssl.fit(
             method, images, views=made, num_views=VIEWS, batch_size=GROUPS, epochs=10, max_steps=STEPS, device="cpu", measure=False,
             settings={"dim": 64, "hidden": hidden}, progress=False, out=Path(folder) / method,
-            callbacks=[lambda _, seen=seen: seen.append((time.process_time(), time.perf_counter()))],
+            callbacks=[lambda line, seen=seen: seen.append((line["step"], time.process_time(), time.perf_counter()))],
         )  # fmt: skip
-        times[method] = [(100 * (b[0] - a[0]), 100 * (b[1] - a[1])) for a, b in itertools.pairwise(seen)]
+        times[method] = [
+            (1e3 * (b[1] - a[1]) / (b[0] - a[0]), 1e3 * (b[2] - a[2]) / (b[0] - a[0]))
+            for a, b in itertools.pairwise(seen)
+        ]
     if times[METHODS[0]]:  # the first process alone calls back
         (Path(folder) / "times.json").write_text(json.dumps(times))
 
