@@ -1,4 +1,4 @@
-"""One GPU, one command, under ten minutes: is the graph the step, and how fast is it. results/gpu.json and results/gpu.md.
+"""One GPU, one command, aimed at under ten minutes: is the graph the step, and how fast is it. results/gpu.json and results/gpu.md.
 
     python benchmarks/gpu.py                  # checks, then the steps of all sides in turn
     python benchmarks/gpu.py --device cpu     # a rehearsal without a GPU, small, with the tests' graph: that it runs, and no figure

@@ -10,7 +10,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from genssl.models.discriminative import HEAD, mlp_head
-from genssl.models.method import Method, latent_dim
+from genssl.models.method import Method, latent_dim, widths_of
 from torch import Tensor, nn
 
 from genssl.distributions import at_least_float32
@@ -138,4 +138,5 @@ class CLIP(Method):
         heads = [mlp_head(dim, tuple(head)) or nn.Identity() for _ in shapes]
         method = cls(encoders, heads, split=split, **settings)
         method._event_dims = [len(shape) for shape in shapes]
+        method.built_with = widths_of(network or "mlp", shapes[0], hidden)
         return method

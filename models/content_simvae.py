@@ -52,9 +52,8 @@ class ContentSimVAE(SimVAE):
             y = pyro.sample("y", self.content_prior(groups))
             with views_plate:
                 loc = y.expand(-1, groups.num_views, -1)
-                view = dist.Normal(
-                    loc, torch.full_like(loc, self.view_scale)
-                )  # a number would be sent to a GPU, which waits
+                # A number as the scale would be sent to a GPU, and the host would wait.
+                view = dist.Normal(loc, torch.full_like(loc, self.view_scale))
                 z = pyro.sample("z", _masked(view, groups).to_event(1))
                 with pyro.poutine.scale(scale=self.likelihood_weight):
                     pyro.sample("x", self.observation(z, groups), obs=self.target(groups))

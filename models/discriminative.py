@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 
 import pyro
 import pyro.distributions as dist
-from genssl.models.method import Method, event_shape_of, latent_dim
+from genssl.models.method import Method, event_shape_of, latent_dim, widths_of
 from torch import Tensor, nn
 
 from genssl.distributions import at_least_float32
@@ -93,6 +93,10 @@ class DiscriminativeMethod(Method):
         encoder = make_encoder(network, shape, dim if widths else dim + cls.extra_outputs, hidden)
         method = cls._assemble(encoder, dim, widths, example, **settings)
         method._event_dim = len(shape)
+        method.built_with = widths_of(network, shape, hidden) | {
+            "dim": dim,
+            "head": list(cls.default_head if head is None else head),
+        }
         return method
 
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Self
 
 import pyro
@@ -15,6 +16,7 @@ from genssl.distributions import Bernoulli, ContinuousBernoulli, Gaussian, at_le
 from genssl.errors import SettingsError, ShapeError
 from genssl.groups import Groups
 from genssl.networks import default_network, make_decoder, make_encoder
+from genssl.networks.mlp import default_hidden
 from genssl.objective import Objective
 
 
@@ -52,12 +54,14 @@ class Method(nn.Module):
     """The children that are networks, which run in bf16 where asked; None: all of them."""
     capturable: ClassVar[bool] = True
     """Whether a step may be recorded once and replayed (genssl.fit.graph): all state that changes is in parameters and buffers, changed
-    in place, and nothing in Python depends on the step or on values. False for a subclass with a counter, a schedule or a list."""
+    in place, and nothing in Python depends on the step or on values. A class of the user says so itself, whatever it extends."""
 
     model: Any = None
     objective: Objective
     encoder: nn.Module
     _event_dim: int | None = None
+    built_with: Mapping[str, Any] = MappingProxyType({})
+    """What `build` made of settings that were None: network, hidden, dim, head, likelihood_scale."""
 
     def encode(self, x: Tensor) -> Any:
         """x [..., *event] -> distribution over z, batch [...], event [D]; its mean is the representation."""
@@ -224,10 +228,11 @@ class GenerativeMethod(Method):
         decoder = make_decoder(network, dim, shape, hidden, sigmoid=squash)
         if group_guide is not None:
             settings["group_guide"] = make_group_guide(group_guide, dim)
-        method = cls(
-            encoder, decoder, likelihood_scale=likelihood_scale or SCALE, likelihood=likelihood, dim=dim, **settings
-        )
+        scale = likelihood_scale or SCALE
+        method = cls(encoder, decoder, likelihood_scale=scale, likelihood=likelihood, dim=dim, **settings)
         method._event_dim = len(shape)
+        of_gaussian = {"likelihood_scale": scale} if isinstance(likelihood, Gaussian) else {}
+        method.built_with = widths_of(network, shape, hidden) | {"dim": dim} | of_gaussian
         return method
 
 
@@ -238,6 +243,13 @@ def event_shape_of(example: Groups, cls: type) -> tuple[int, ...]:
             f"{cls.__name__}.build: data of several modalities have no default networks; construct {cls.__name__} yourself"
         )
     return example.event_shape
+
+
+def widths_of(network: str, shape: tuple[int, ...], hidden: Sequence[int] | None) -> dict[str, Any]:
+    """The network, and the widths of an mlp's layers, as `make_encoder` takes them."""
+    if network != "mlp":
+        return {"network": network}
+    return {"network": network, "hidden": list(default_hidden(shape) if hidden is None else hidden)}
 
 
 def latent_dim(dim: int | None, network: str) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
-from genssl.models.method import SCALE, GenerativeMethod, event_shape_of, latent_dim, make_likelihood
+from genssl.models.method import SCALE, GenerativeMethod, event_shape_of, latent_dim, make_likelihood, widths_of
 from torch import Tensor, nn
 
 from genssl.distributions import Gaussian, at_least_float32
@@ -163,6 +163,8 @@ class NeuralStatistician(GenerativeMethod):
             **settings,
         )
         method._event_dim = len(shape)
+        of_gaussian = {"likelihood_scale": likelihood_scale or SCALE} if isinstance(likelihood, Gaussian) else {}
+        method.built_with = widths_of(network, shape, hidden) | {"dim": dim, "content_dim": content_dim} | of_gaussian
         return method
 
 

@@ -179,7 +179,7 @@ def fit(
 
         contexts.enter_context(pyro.validation_enabled(False))
         contexts.enter_context(networks_in(config["precision"], method, chosen))
-        first = 0
+        first, goes_on = 0, place is not None
         if place is None:
             total = config["epochs"] * batches.steps_per_epoch
             stepper = Stepper(module, optimiser, batches, {**config, "steps": max(1, total)}, schedule)
@@ -198,11 +198,11 @@ def fit(
             by_first(lambda: _begin(config, place, method))
         else:
             first = restore(state, method, module, optimiser, place) if state else 0
-            stop = config["steps"] if max_steps is None else min(max_steps, config["steps"])
-            by_first(lambda: _go_on(config, place, goes_on=first < stop))
             stepper = Stepper(module, optimiser, batches, config, schedule)
             stepper = _graphed(stepper, method, graph and first < config["steps"], progress)
         stop = config["steps"] if max_steps is None else min(max_steps, config["steps"])
+        if goes_on:
+            by_first(lambda: _go_on(config, place, further=first < stop))
         if first < stop:
             stepper.steps = config["steps"]
             looks.choose(place / "measures.jsonl", measure, config["steps"])
@@ -244,11 +244,11 @@ def _begin(config: dict[str, Any], place: Path, method: nn.Module) -> None:
     write_json(place / "config.json", config)
 
 
-def _go_on(config: dict[str, Any], place: Path, goes_on: bool) -> None:
+def _go_on(config: dict[str, Any], place: Path, further: bool) -> None:
     """Sweep what a killed process left, keep the config of a longer run, and drop what was measured before the steps to come."""
     longer.keep(config, place)
     sweep(place / "checkpoint")
-    if goes_on:
+    if further:
         longer.forget(place)
 
 

@@ -11,7 +11,7 @@ import numbers
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -205,6 +205,13 @@ def settings_of(cls: type) -> dict[str, Any]:
             if parameter.default is not parameter.empty and is_literal(parameter):
                 found.setdefault(parameter.name, parameter.default)
     return found
+
+
+def resolved(cls: type, method: nn.Module, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Every setting of a class by name, as given or by its default; of the gallery with what None became (`Method.built_with`)."""
+    found = settings_of(cls) | dict(given)
+    became: Mapping[str, Any] = getattr(method, "built_with", {})
+    return found | {name: value for name, value in became.items() if found.get(name) is None}
 
 
 def _hint(cls: type, key: str) -> str:

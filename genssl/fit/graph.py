@@ -86,7 +86,7 @@ class GraphStepper(Stepper):
         super().__init__(stepper.module, stepper.optimiser, stepper.batches, config, stepper.schedule)
         self.record, self.replays = record, 0
         self.replay: Callable[[], None] | None = None
-        self.index = torch.zeros(self.batches.batch_size, dtype=torch.long, device=self.device)
+        self.index = torch.arange(self.batches.batch_size, device=self.device)
         self.generator = torch.Generator(self.device)
 
     def start_graph(self) -> str | None:
@@ -113,6 +113,10 @@ class GraphStepper(Stepper):
                 group.update(capturable=False, lr=float(group["lr"]))
             return " ".join(str(error).split())[:300]
         return None
+
+    def start(self) -> None:
+        super().start()
+        self.replays = 0
 
     def run(self, first: int, last: int) -> Iterator[int]:
         for step, index in self.batches.places(first, last):

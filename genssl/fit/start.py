@@ -14,7 +14,7 @@ from genssl.datasets.root import data_root
 from genssl.distributed import by_first, world
 from genssl.errors import SettingsError
 from genssl.files import plain
-from genssl.fit.build import attributes_of, build, check_method, describe_class
+from genssl.fit.build import attributes_of, build, check_method, describe_class, resolved
 from genssl.fit.config import (
     KNOWN,
     check,
@@ -29,7 +29,6 @@ from genssl.fit.folder import read_config
 from genssl.fit.guard import plain_name
 from genssl.fit.longer import lengthen
 from genssl.fit.reading import data_key, load_data, read_data
-from genssl.fit.resolved import resolved
 from genssl.fit.run import build_from, check_class
 from genssl.fit.slots import apply_slots
 from genssl.groups import Groups
@@ -92,7 +91,7 @@ def new(
     else:
         cls = method
         method = build(cls, loaded.example(config["num_views"]), seed, config["settings"])
-        config["resolved"] = plain(resolved(cls, method, config["event_shape"], config["settings"]))
+        config["resolved"] = plain(resolved(cls, method, config["settings"]))
         apply_slots(method, config["replaced"], seed, config["event_shape"], config["settings"])
     config["parameters"] = sum(parameter.numel() for parameter in method.parameters() if parameter.requires_grad)
     return config, loaded, method

@@ -14,14 +14,11 @@ from genssl.report import bars, figures
 from genssl.report.drawing import Drawing
 from genssl.report.looking import Look
 from genssl.report.markup import code, head, note, picture, row, table, text
+from genssl.report.names import short, told_of, unlike
 from genssl.report.tables import PROBES
 
 SLOTS = ("reconstruction", "entropy", "prior")
 COLUMNS = 10
-TOLD = (
-    "seed", "num_views", "batch_size", "lr", "epochs", "max_seconds", "steps", "precision", "views", "limit", "validation", "optimizer",
-    "schedule", "clip",
-)  # fmt: skip
 
 Evaluations = Sequence[dict[str, Any] | str]
 
@@ -30,7 +27,7 @@ def comparison(
     names: Sequence[str], runs: Sequence[Any], looks: Sequence[Look], evaluations: Evaluations, folder: Path
 ) -> str:
     """The part above the runs; its figures also go to folder/*.png. names: of the runs, made unlike where two are the same."""
-    names = unlike(_short(names), [run.config for run in runs])
+    names = unlike(short(names), [run.config for run in runs])
     known = [found if isinstance(found, dict) else {} for found in evaluations]
     rows = "".join(_row(name, run, found) for name, run, found in zip(names, runs, known, strict=True))
     drawings = {
@@ -58,41 +55,6 @@ def comparison(
     )
 
 
-def _short(names: Sequence[str]) -> list[str]:
-    """METHOD on DATA, without the data where all runs are of the same: names stand beside figures, where there is little room."""
-    parts = [name.rpartition(" on ") for name in names]
-    same = len({data for _, _, data in parts}) == 1 and all(method for method, _, _ in parts)
-    return [method for method, _, _ in parts] if same else list(names)
-
-
-def unlike(names: Sequence[str], configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Names that tell the runs apart: where several are the same, with the settings that are not, else with a number."""
-    out = []
-    for name, config in zip(names, configs, strict=True):
-        same = [other for other_name, other in zip(names, configs, strict=True) if other_name == name]
-        told = {key: value for key, value in _told(config).items() if any(_told(o).get(key) != value for o in same)}
-        if "epochs" in told:
-            told.pop("steps", None)  # which follow
-        out.append(name + (f" ({', '.join(f'{key} {value}' for key, value in told.items())})" if told else ""))
-    return [name if out.count(name) == 1 else f"{name} #{out[: i + 1].count(name)}" for i, name in enumerate(out)]
-
-
-def _told(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a run that tell it from others, flat."""
-    data, described = config.get("data"), config.get("data_description") or {}
-    chosen = {
-        "data": Path(data).name if data else described.get("name"),
-        "data_digest": None if data and "/" not in data else described.get("digest"),
-        **{key: config.get(key) for key in TOLD},
-    }
-    return (
-        chosen
-        | dict(config.get("attributes") or {})
-        | dict(config.get("settings") or {})
-        | dict(config.get("replaced") or {})
-    )
-
-
 def _row(name: str, run: Any, evaluation: Mapping[str, Any]) -> str:
     content, slots = evaluation.get("content") or {}, run.config.get("slots") or {}
     generation = evaluation.get("generation") or {}
@@ -114,7 +76,7 @@ def _beside(own: Any, random: Any) -> str:
 
 def _apart(configs: Sequence[Mapping[str, Any]]) -> str:
     """A warning where the runs are of different data."""
-    names = dict.fromkeys(str(_told(config)["data"]) for config in configs)
+    names = dict.fromkeys(str(told_of(config)["data"]) for config in configs)
     if len(names) == 1:
         return ""
     told = f"The runs are of different data ({', '.join(names)}): their figures are not to be compared."
@@ -223,7 +185,7 @@ def against_setting(configs: Sequence[Mapping[str, Any]], evaluations: Sequence[
     Steps are no setting: they follow from epochs, seconds, batch and data.
     """
     more = ("method", "sha256", "data")  # of data the whole path
-    told = [_told(config) | {key: config.get(key) or _told(config).get(key) for key in more} for config in configs]
+    told = [told_of(config) | {key: config.get(key) or told_of(config).get(key) for key in more} for config in configs]
     varied = [
         key for key in dict.fromkeys(key for one in told for key in one)
         if key not in ("method", "seed", "steps") and len({repr(one.get(key)) for one in told}) > 1

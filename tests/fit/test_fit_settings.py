@@ -436,6 +436,12 @@ def test_a_folder_of_images_is_found_from_anywhere(tmp_path, monkeypatch):
         ),
         ("SimVAE", {"dim": 3, "view_scale": 0.5}, {"dim": 3, "view_scale": 0.5, "likelihood": "gaussian"}),
         ("SimCLR", {"temperature": 0.2}, {"temperature": 0.2, "dim": 10, "hidden": [256, 256]}),
+        ("CLIP", {}, {"network": "mlp", "hidden": [256, 256]}),
+        (
+            "NeuralStatistician",
+            {"hidden": [8]},
+            {"hidden": [8], "dim": 10, "content_dim": 10, "likelihood_scale": 0.02**0.5},
+        ),
     ],
 )
 def test_the_config_holds_every_setting(name, given, expected, tmp_path):
@@ -444,7 +450,15 @@ def test_the_config_holds_every_setting(name, given, expected, tmp_path):
     found = run.config["resolved"]
     for key, value in expected.items():
         assert found[key] == (pytest.approx(value) if isinstance(value, float) else value), key
-    assert found["dim"] == run.represent(run.data.test.floats()[:2]).shape[1]
+    halves = 2 if name == "CLIP" else 1  # of an image, each with its own z
+    assert halves * found["dim"] == run.represent(run.data.test.floats()[:2]).shape[1]
     assert run.config["parameters"] == sum(p.numel() for p in run.method.parameters() if p.requires_grad)
     if name == "SimCLR":
         assert run.method.head[-1].out_features == found["head"][-1]
+
+
+@pytest.mark.parametrize("name", ["SimVAE", "SimCLR", "NeuralStatistician"])
+def test_colour_images_make_other_defaults(name):
+    method = getattr(genssl.models, name).build(genssl.Groups(torch.zeros(2, 2, 3, 32, 32)))
+    assert (method.built_with["network"], method.built_with["dim"]) == ("conv", 64)
+    assert "hidden" not in method.built_with

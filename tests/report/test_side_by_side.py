@@ -7,7 +7,8 @@ import torch
 
 from genssl.report import bars
 from genssl.report.looking import Look
-from genssl.report.side_by_side import accuracy, against_setting, attributes, reconstructions, style, unlike
+from genssl.report.names import unlike
+from genssl.report.side_by_side import accuracy, against_setting, attributes, reconstructions, style
 
 
 def config(method="SimVAE", **settings):
