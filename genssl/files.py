@@ -159,4 +159,4 @@ def _told(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise cannot_write(path, error, "what was there is untouched; ", " or give another --out") from error
+        raise cannot_write(path, error, "what was there is untouched; ", " or choose another folder") from error

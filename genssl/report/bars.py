@@ -22,7 +22,7 @@ def grouped(
     marks: Sequence[float | None] = (),
     mark: str = "",
 ) -> Figure:
-    """A group of horizontal bars for each of `names`, a bar a key of values, labelled; None leaves its place empty, below 0 is 0.
+    """A group of horizontal bars for each of `names`, a bar a key of values, labelled; None has none, below 0 is 0.
 
     marks: for each name a value that all its bars are to be held against, drawn as a line across them; mark: what it is.
     """
@@ -33,13 +33,16 @@ def grouped(
     axes = figure.add_subplot()
     palette = matplotlib.colormaps["tab10"]
     width, at = 0.8 / len(values), np.arange(len(names))
+    known = np.array([[value is not None for value in row] for row in values.values()]).reshape(len(values), len(names))
+    before = known.cumsum(0) - known  # bars above this one in its group
     for i, (label, row) in enumerate(values.items()):
-        shown = [0.0 if value is None else max(0.0, value) for value in row]
-        places = at + (i - (len(values) - 1) / 2) * width
-        axes.barh(places, shown, height=0.9 * width, color=palette(i % 10), label=plain(label))
-        for place, value in zip(places, row, strict=True):
-            if value is not None:
-                axes.text(max(0.0, value) + 0.008, place, f"{value:.2f}", va="center", fontsize=6)
+        places = (at + (before[i] - (known.sum(0) - 1) / 2) * width)[known[i]]
+        shown = [value for value in row if value is not None]
+        axes.barh(
+            places, [max(0.0, value) for value in shown], height=0.9 * width, color=palette(i % 10), label=plain(label)
+        )
+        for place, value in zip(places, shown, strict=True):
+            axes.text(max(0.0, value) + 0.008, place, f"{round(value, 2) + 0.0:.2f}", va="center", fontsize=6)
     lines = [(place, value) for place, value in zip(at, marks, strict=False) if value is not None]
     if lines:
         places, ends = np.array(lines).T

@@ -81,10 +81,10 @@ def _risk(found: dict[str, Any]) -> str:
         for name, curve in curves.items()
     )
     some: dict[str, Any] = next(iter(curves.values()), {})
-    return table(head("order of predictions", numbers=["mean risk", "excess"]), rows) + note(
+    return table(head("order of predictions", numbers=["mean risk", "of the way to random"]), rows) + note(
         f"Mean over coverages of the error among what is kept; {shown(some.get('area_of_random'))} for a random order, "
-        f"{shown(some.get('area_of_oracle'))} for one that knows the errors. Excess: 0 the best there is, 1 random, above 1 worse than "
-        "random."
+        f"{shown(some.get('area_of_oracle'))} for one that knows the errors. Of the way to random: 0 is that best order, 1 a random one, "
+        "above 1 is worse than random."
     )
 
 
@@ -105,7 +105,8 @@ def _coverage(found: dict[str, Any]) -> str:
 
 def _weights(found: dict[str, Any]) -> str:
     rows = row(
-        "groups whose importance weights can be trusted (k-hat at most 0.7)", number(found.get("trusted"), ".1%")
+        "groups whose importance weights can be trusted (tail index k-hat at most 0.7)",
+        number(found.get("trusted"), ".1%"),
     )
     rows += row("median k-hat", number(found.get("pareto_k"), ".2f"))
     rows += row(f"effective draws of {found.get('draws')}", number(found.get("effective_samples"), ".1f"))

@@ -20,7 +20,7 @@ from genssl.report.distrust import distrust
 from genssl.report.drawing import draw
 from genssl.report.imagined import imagined
 from genssl.report.looking import look
-from genssl.report.markup import code, listed, pairs, picture, row, table, text
+from genssl.report.markup import code, listed, pairs, pictures, row, table, text
 from genssl.report.side_by_side import comparison
 from genssl.report.tables import results
 from genssl.report.uncertain import uncertain
@@ -79,20 +79,16 @@ def _section(run: Any, seen: Any, evaluation: dict[str, Any] | str) -> str:
     known = evaluation if isinstance(evaluation, dict) else {}
     drawings = draw(run, seen, known) | imagined(run, seen, known)
     folder = Path(run.path) / "figures"
-    pictures = {name: picture(folder, name, drawing) for name, drawing in drawings.items()}
-    curves = "".join(pictures[name] for name in DURING)
-    views = "".join(shown for name, shown in pictures.items() if name not in DURING)
-    unsure = "".join(
-        picture(folder, name, drawing)
-        for name, drawing in (uncertain(run, seen) | {"risk": risk_drawing(known)}).items()
-    )
+    curves = pictures(folder, {name: drawings[name] for name in DURING}, wide=False)
+    views = pictures(folder, {name: drawing for name, drawing in drawings.items() if name not in DURING})
+    unsure = pictures(folder, uncertain(run, seen) | {"risk": risk_drawing(known)})
     worth = results(evaluation) if isinstance(evaluation, dict) else f'<p class="warn">{text(evaluation)}</p>'
     return (
         _what(run)
-        + f'<h2>The fit</h2><p class="soft">{CURVES}</p><div class="figures">{curves}</div>'
+        + f'<h2>The fit</h2><p class="soft">{CURVES}</p>{curves}'
         + f"<h2>What the representation is worth</h2>{worth}"
-        + f'<h2>What it looks like</h2><div class="figures wide">{views}</div>'
-        + f'<h2>How sure it is</h2>{certainty(known, against_of(run.path))}<div class="figures wide">{unsure}</div>'
+        + f"<h2>What it looks like</h2>{views}"
+        + f"<h2>How sure it is</h2>{certainty(known, against_of(run.path))}{unsure}"
         + f"<h2>What to distrust</h2>{listed(distrust(run, evaluation, drawings))}"
     )
 

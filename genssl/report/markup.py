@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
+
+from matplotlib.figure import Figure
 
 from genssl.files import write_bytes
 from genssl.report import figures
@@ -47,7 +49,10 @@ def row(name: str, *cells: str) -> str:
 
 def shown(value: Any, form: str = ".3f") -> str:
     """A number written in this form; a dash where there is none."""
-    return f"{value:{form}}" if isinstance(value, (int, float)) and not isinstance(value, bool) else "-"
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return "-"
+    written = f"{value:{form}}"
+    return written.removeprefix("-") if set(written) <= set("-0.%") else written  # no -0.00
 
 
 def number(value: Any, form: str = ".3f") -> str:
@@ -68,21 +73,28 @@ def note(sentence: str) -> str:
     return f"<p><small>{text(sentence)}</small></p>"
 
 
-def picture(folder: Path | None, name: str, drawing: Drawing) -> str:
-    """The figure inside the page, and as folder/NAME.png where a folder is given; where it does not apply, the reason."""
-    heading = f"<h3>{escape(drawing.title)}</h3>"
-    path = None if folder is None else folder / f"{name}.png"
-    if drawing.figure is None:
-        if path is not None:
-            path.unlink(missing_ok=True)  # of an earlier state of the run
-        return f'<div>{heading}<p class="soft">{text(drawing.caption)}</p></div>'
-    image = figures.png(drawing.figure)
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, image)
+def pictures(folder: Path, drawings: Mapping[str, Drawing], wide: bool = True) -> str:
+    """Figures inside the page, and as folder/NAME.png; below them a sentence for each reason why others do not apply."""
+    shown, missing = "", dict[str, list[str]]()
+    for name, drawing in drawings.items():
+        if drawing.figure is None:
+            (folder / f"{name}.png").unlink(missing_ok=True)  # of an earlier state of the run
+            missing.setdefault(drawing.caption, []).append(drawing.title)
+        else:
+            shown += _picture(folder / f"{name}.png", drawing, drawing.figure)
+    lines = "".join(
+        f'<p class="soft">{text(", ".join(titles))}: none. {text(why)}</p>' for why, titles in missing.items()
+    )
+    return (f'<div class="figures{" wide" if wide else ""}">{shown}</div>' if shown else "") + lines
+
+
+def _picture(path: Path, drawing: Drawing, figure: Figure) -> str:
+    image = figures.png(figure)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, image)
     source = base64.b64encode(image).decode()
     return (
-        f'<figure>{heading}<img alt="{escape(drawing.title)}" src="data:image/png;base64,{source}">'
+        f'<figure><h3>{text(drawing.title)}</h3><img alt="{text(drawing.title)}" src="data:image/png;base64,{source}">'
         + (f"<figcaption>{text(drawing.caption)}</figcaption>" if drawing.caption else "")
         + "</figure>"
     )

@@ -13,7 +13,7 @@ from genssl.kinds import is_number
 from genssl.report import bars, figures
 from genssl.report.drawing import Drawing
 from genssl.report.looking import Look
-from genssl.report.markup import code, head, note, picture, row, table, text
+from genssl.report.markup import code, head, note, pictures, row, table, text
 from genssl.report.names import short, told_of, unlike
 from genssl.report.tables import PROBES
 
@@ -37,7 +37,7 @@ def comparison(
         "style_bars": style(names, known),
         "accuracy_against_setting": against_setting([run.config for run in runs], known),
     }
-    pictures = "".join(picture(folder, name, drawing) for name, drawing in drawings.items() if drawing is not None)
+    known_drawings = {name: drawing for name, drawing in drawings.items() if drawing is not None}
     return (
         f"<h1>{len(runs)} runs</h1>"
         + table(
@@ -51,7 +51,7 @@ def comparison(
             "Terms of different kinds are on different scales: compare "
             "curves within a run, not across runs."
         )
-        + f'<div class="figures wide">{pictures}</div>'
+        + pictures(folder, known_drawings)
     )
 
 

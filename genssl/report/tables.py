@@ -16,13 +16,33 @@ OTHERS_NOTE = (
     "within the distance to a third neighbour; neither sees in which proportions."
 )
 
+GEOMETRY: tuple[tuple[str, tuple[str, ...], str, str], ...] = (
+    ("effective rank", ("effective_rank",), ".2f",
+     "Effective rank: exp of the entropy of the normalised singular values, as if so many directions were used alike."),
+    ("decay of the spectrum", ("alpha_req",), ".2f", "Decay: the power by which eigenvalues fall with their rank."),
+    ("alignment of two views", ("groups", "alignment"), ".3f",
+     "Alignment: mean squared distance of two views on the unit sphere, 0 where they coincide."),
+    ("uniformity on the sphere", ("groups", "uniformity"), ".3f", "Uniformity: lower is more even."),
+    ("variance within groups, a dimension", ("groups", "variance", "within"), ".3g", ""),
+    ("variance between groups, a dimension", ("groups", "variance", "between"), ".3g", "Variances are in units of z squared."),
+    ("effective rank of what tells groups apart (LiDAR)", ("groups", "lidar"), ".2f",
+     "LiDAR: the effective rank of the variance between groups in units of that within."),
+    ("what two views tell of each other, at least, nats", ("groups", "view_information", "nats"), ".2f", ""),
+    ("the most that could be found, nats", ("groups", "view_information", "cap"), ".2f",
+     "What two views tell: a lower bound on I[z; z'] by InfoNCE, which sees no more than the log of the number of pairs."),
+)  # fmt: skip
+"""Name, place in evaluation.json, form and meaning of each row."""
+
 Evaluation = dict[str, Any]
 
 
 def results(evaluation: Evaluation) -> str:
     """Every table that has something in it, top to bottom."""
-    makers: tuple[Callable[[Evaluation], str], ...] = (content, style, geometry, identity, generation)
-    return "".join(maker(evaluation) for maker in makers)
+    makers: dict[str, Callable[[Evaluation], str]] = {
+        "Content": content, "Style": style, "Geometry": geometry, "Identity": identity, "Generation": generation,
+    }  # fmt: skip
+    parts = {title: maker(evaluation) for title, maker in makers.items()}
+    return "".join(f"<h3>{title}</h3>{part}" for title, part in parts.items() if part)
 
 
 def content(evaluation: Evaluation) -> str:
@@ -89,25 +109,16 @@ def geometry(evaluation: Evaluation) -> str:
     dims = ", ".join(
         f"{shown(part.get('dim'), '')} {'of ' + name if name == 'z' else name}" for name, part in both.items()
     )
-    lines: list[tuple[str, tuple[str, ...], str]] = [
-        (f"effective rank (dimensions: {dims})", ("effective_rank",), ".2f"),
-        ("decay of the spectrum, alpha", ("alpha_req",), ".2f"),
-        ("alignment of two views", ("groups", "alignment"), ".3f"),
-        ("uniformity on the sphere", ("groups", "uniformity"), ".3f"),
-        ("variance within groups, a dimension", ("groups", "variance", "within"), ".3g"),
-        ("variance between groups, a dimension", ("groups", "variance", "between"), ".3g"),
-        ("directions that tell groups apart (LiDAR)", ("groups", "lidar"), ".2f"),
-        ("I[z; z'] at least, nats", ("groups", "view_information", "nats"), ".2f"),
-        ("its cap, nats", ("groups", "view_information", "cap"), ".2f"),
-    ]
-    rows = "".join(
-        row(name, *(number(_at(part, path), form) for part in both.values()))
-        for name, path, form in lines
-        if any(_at(part, path) is not None for part in both.values())
-    )
+    rows, words = "", []
+    for name, path, form, meaning in GEOMETRY:
+        if any(_at(part, path) is not None for part in both.values()):
+            rows += row(
+                f"{name} (dimensions: {dims})" if path == ("effective_rank",) else name,
+                *(number(_at(part, path), form) for part in both.values()),
+            )
+            words.append(meaning)
     return table(head("geometry of test items and views", numbers=list(both)), rows) + note(
-        "Effective rank: exp of the entropy of the normalised singular values. Alignment: mean squared distance of two views on the unit "
-        "sphere, 0 where they coincide; uniformity: lower is more even. Variances are in units of z squared."
+        " ".join(word for word in words if word)
     )
 
 
@@ -136,8 +147,8 @@ def identity(evaluation: Evaluation) -> str:
     )
     shattered = detail.get("shattering") or {}
     capacity = (
-        f" Hyperplanes separate half of all labellings of {shattered['capacity']:.0f} items with a view each; of points in general "
-        f"position of {shattered['cover_capacity']:.0f} (Cover)."
+        f" Random labels of up to {shattered['capacity']:.0f} items, a view each, are told apart by a hyperplane half of the time; "
+        f"{shattered['cover_capacity']:.0f} is what points that lie in no pattern allow in so many dimensions (Cover 1965)."
         if shattered.get("capacity") and shattered.get("cover_capacity")
         else ""
     )

@@ -25,7 +25,7 @@ def uncertain(run: Any, seen: Look) -> dict[str, Drawing]:
     """By the name of its file; where one does not apply, its caption says why."""
     makers: dict[str, tuple[str, Callable[[Any, Look], Drawing]]] = {
         "intervals": ("Intervals on embeddings", _intervals),
-        "surest": ("The surest and the strangest items", _surest),
+        "surest": ("The surest and the least sure items", _surest),
         "degraded": ("Uncertainty of items made worse", _degraded),
         "arriving": ("Content as views arrive", _arriving),
     }
@@ -57,7 +57,7 @@ def _intervals(run: Any, seen: Look) -> Drawing:
 
 
 def _surest(run: Any, seen: Look) -> Drawing:
-    title = "The surest and the strangest items"
+    title = "The surest and the least sure items"
     _, stddev = _both(seen)
     images = torch.cat([x for x, _ in batches(run.data.test, len(stddev))])
     if not figures.is_image(images.shape[1:]):

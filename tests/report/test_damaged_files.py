@@ -86,7 +86,7 @@ def test_whatever_stands_in_an_evaluation_is_read_or_told(tmp_path, monkeypatch)
     monkeypatch.setattr(
         figures, "spectrum", lambda parts: [[value > 0 for value in values] for values in parts.values()]
     )
-    monkeypatch.setattr("genssl.report.side_by_side.picture", lambda *_: "")
+    monkeypatch.setattr("genssl.report.side_by_side.pictures", lambda *_: "")
     run = fake_run(tmp_path, config=KEPT, metrics=METRICS)
     (tmp_path / "config.json").write_text(json.dumps(KEPT))
     path, told, used = tmp_path / "evaluation.json", 0, 0

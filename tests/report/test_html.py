@@ -230,7 +230,11 @@ def test_says_what_is_missing(tmp_path):
     run = fake_run(tmp_path, config={}, metrics=[])
     page = page_of(run, None)
     assert "has not been evaluated" in page.text
-    assert page.text.count("No value of it was written") == 5
+    assert page.text.count("No value of it was written") == 1
+    assert (
+        "Reconstruction term, Entropy term, Prior term, Sum of the three terms, kNN accuracy during the fit: none."
+        in page.text
+    )
     page = page_of(run, {"content": None, "notes": {"content": "the train items have no labels"}})
     assert "No content accuracy: the train items have no labels" in page.text
 

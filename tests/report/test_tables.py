@@ -48,7 +48,7 @@ def test_identity_and_generation():
     detail = {"euclidean": one, "cosine": None, "input": None, "shattering": {"capacity": 14.4, "cover_capacity": 22.0}}
     text = words(identity({"identity": {"retrieval": 0.314, "detail": detail}}))
     assert "z, of 5000 items 31.4% 0.0% 50.1% 0.2%" in text
-    assert "of 14 items with a view each; of points in general position of 22" in text
+    assert "up to 14 items, a view each, are told apart by a hyperplane half of the time; 22 is" in text
     assert identity({"identity": None}) == ""
     bound = {
         "elbo": 1234.56, "importance_weighted": {"1": 1234.5, "64": 1300.25}, "bits_per_dimension": -1.234, "groups": 500, "views": 4,
@@ -77,7 +77,7 @@ def test_identity_and_generation():
         "recall": {"samples": 0.443},
     }
     text = words(generation({"generation": {"mse": 1.0, "frechet": frechet | others}}))
-    assert "samples of each class 0.500 -0.000 61.2% 44.3%" in text
+    assert "samples of each class 0.500 0.000 61.2% 44.3%" in text
     assert "training items (the floor) 0.010 0.031 - -" in text
     assert "against test items Frechet distance kernel distance precision recall" in text
     proper = bound | {"content_prior": {"fitted": False, "scale": None}, "bits_per_dimension": None}
@@ -100,4 +100,4 @@ def test_axes_of_z_stand_beside_those_of_the_random_encoder():
 
 def test_an_evaluation_of_nulls_is_short():
     text = words(results({"content": None, "style": None, "geometry": None, "generation": {"mse": None}, "notes": {}}))
-    assert text == "No content accuracy: not measured. No reconstruction error: not measured."
+    assert text == "Content No content accuracy: not measured. Generation No reconstruction error: not measured."
