@@ -51,19 +51,22 @@ for _command in (cli_runs.evaluate, cli_runs.posterior, cli_runs.against, cli_ru
     "--data",
     "data_name",
     required=True,
-    help="A name of `genssl data`, or NAME:key=value,... with its settings | FILE.npz | FOLDER | file.py:function",
+    help="A name of `genssl data` | FILE.npz | FOLDER of images by class | file.py:function. Names and folders take settings: "
+    "sprites:colour=True, FOLDER:size=64.",
 )
 @data_root_option
 @click.option("--download", is_flag=True, help="Let torchvision download a missing data set into the data root.")
 @click.option("--no-verify", is_flag=True, help="Take files whose MD5 is not the published one.")
-@click.option("--views", "num_views", type=int, help="Views a group, J.")
-@click.option("--epochs", type=int, help="Passes over the training groups.")
+@click.option("--views", "num_views", type=int, help="Views a group, J; default: of the method and data set, else 2.")
+@click.option(
+    "--epochs", type=int, help="Passes over the training groups; default: of the method and data set, else 50."
+)
 @click.option(
     "--max-seconds", type=float, help="Time budget, turned into steps at the first start; reaching it finishes the run."
 )
 @click.option("--max-steps", type=int, help="Stop this call at that step, with a checkpoint.")
-@click.option("--batch-size", type=int, help="Groups a step.")
-@click.option("--lr", type=float, help="Learning rate.")
+@click.option("--batch-size", type=int, help="Groups a step; default: of the method and data set, else 128.")
+@click.option("--lr", type=float, help="Learning rate; default: of the method and data set, else 0.001.")
 @click.option("--seed", type=int, help="All randomness is a function of it; default 0.")
 @click.option(
     "--precision", type=click.Choice(["32", "bf16", "auto", "tf32"]),
@@ -207,7 +210,7 @@ def compare(runs: tuple[str, ...], grid: str | None, out: str | None, as_json: b
             raise
         rest = [] if out is None else ["--out", out]
         again = shlex.join(["genssl", "compare", "--grid", grid, *rest, *["--json"] * as_json])
-        raise _stopped(f"stopped and saved; go on with: {again}") from stop
+        raise _stopped(f"stopped, what was done is kept; go on with: {again}") from stop
     if as_json:
         from genssl.files import plain
 

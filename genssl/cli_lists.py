@@ -85,7 +85,7 @@ def data(as_json: bool, data_root: str | None) -> None:
         where = f"present ({row['location']})" if row["present"] else f"missing; {row['how_to_get']}"
         settings = ", ".join(f"{key}={value}" for key, value in row["settings"].items())
         click.echo(f"{row['name']:<15} {where}" + (f"; settings {settings}" if settings else ""))
-    click.echo("your own        FILE.npz (x, y), a folder of images by class, or path/to/file.py:function")
+    click.echo("your own        FILE.npz (x, y), FOLDER:size=64 (images by class), or path/to/file.py:function")
 
 
 def _method(name: str, cls: Any, whole: bool) -> dict[str, Any]:

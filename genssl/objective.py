@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -206,10 +206,9 @@ class Objective(nn.Module, ELBO):
         traces = Traces(groups, guide_sites, model_sites)
         # What couples groups is computed over those of all processes, and each keeps its own groups' values.
         everyone = whole(traces) if any(term.couples for term in self._active()) else traces
-        zero = torch.zeros(groups.num_groups, device=groups.device)
         values: dict[str, Tensor] = {}
         sites: dict[str, dict[str, Tensor]] = {slot: {} for slot in SLOTS}
-        weighted = zero
+        weighted: list[Tensor] = []
         with torch.autocast(
             groups.device.type, enabled=False
         ):  # densities and reductions stay in float32, whoever calls
@@ -218,9 +217,10 @@ class Objective(nn.Module, ELBO):
                     for name, value in self._value(term, traces, everyone).items():
                         same = sum(key.split(" #")[0] == name for key in sites[slot])
                         sites[slot][f"{name} #{same + 1}" if same else name] = value
-                        weighted = weighted + weight * value
-                values[slot] = sum(sites[slot].values(), start=zero)
-        return Terms(**values, objective=weighted, sites=sites), traces
+                        weighted.append(value if weight == 1 else weight * value)
+                values[slot] = _total(list(sites[slot].values()), groups)
+            objective = _total(weighted, groups)
+        return Terms(**values, objective=objective, sites=sites), traces
 
     @staticmethod
     def _value(term: Term, traces: Traces, everyone: Traces) -> Mapping[str, Tensor]:
@@ -246,3 +246,10 @@ class Objective(nn.Module, ELBO):
 
     def __str__(self) -> str:
         return "\n".join(f"{slot:<14} {term}" for slot, term in self.slots.items())
+
+
+def _total(values: Sequence[Tensor], groups: Groups) -> Tensor:
+    """[G], the sum of values; one value alone is that sum, and costs nothing."""
+    if len(values) == 1 and values[0].shape == (groups.num_groups,):
+        return values[0]
+    return sum(values, start=torch.zeros(groups.num_groups, device=groups.device))

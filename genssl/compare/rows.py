@@ -71,7 +71,10 @@ def row_of(folder: Path, name: str | None = None) -> Row:
     if measured:
         row |= {f"measures.{key}": value for key, value in flat(measured[-1]) if key != "step"}
     row |= _worth(read_evaluation(folder)[0])
-    return row | {"foretold": list(config.get("foretold") or ()), "note": ". ".join(problems(folder))}
+    notes = problems(folder)
+    if row["finished"] and not (folder / "evaluation.json").exists():
+        notes = [*notes, "not evaluated; `genssl evaluate` of it gives its figures"]
+    return row | {"foretold": list(config.get("foretold") or ()), "note": ". ".join(notes)}
 
 
 def settings_of(config: Mapping[str, Any]) -> Row:

@@ -105,6 +105,10 @@ def _as_array(value: Any, where: str) -> np.ndarray:
             f"{where}: {type(value).__name__} is no array ({error}); make all rows the same shape"
         ) from error
     kind = array.dtype.kind
+    if kind in "US":
+        raise DataError(
+            f"{where}: texts ({array.dtype}), expected integers or floats; np.unique(y, return_inverse=True)[1] gives classes numbers"
+        )
     if kind not in "bifu" or (kind == "f" and array.dtype.itemsize > 8):
         raise DataError(
             f"{where}: {type(value).__name__} of dtype {array.dtype}, expected integers or floats of at most 64 bits"

@@ -66,7 +66,7 @@ class IsotropicNormal(dist.TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
         dims = tuple(range(-len(self.event_shape), 0))
-        difference = value - self.loc
+        difference = self.loc - value  # in this order the gradient of loc needs no pass that changes its sign
         squares = difference.square().sum(dims) if dims else difference.square()
         log_scale = self.scale.log() if isinstance(self.scale, Tensor) else math.log(self.scale)
         size = math.prod(self.event_shape)

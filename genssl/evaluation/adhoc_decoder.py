@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from genssl.errors import NonFiniteError, SettingsError
 from genssl.evaluation.inputs import SPLITS
@@ -17,6 +18,9 @@ from genssl.fit.randomness import generators_kept, seed_weights, stream_seed
 from genssl.networks import default_network, make_decoder
 
 BATCH, RATE, PATIENCE = 128, 3e-3, 5
+FEWEST_EPOCHS, FEWEST_ITEMS = 3, 1000
+WORK = 8e12
+"""Floating-point operations of a fit, gradients included; about a minute of two processor cores."""
 Pair = tuple[Tensor, Tensor]  # z [N, D] and x [N, *event]
 
 
@@ -48,14 +52,16 @@ def adhoc_decoder(
     Adam, 10 to 80 epochs to the least validation error; their rate is not known.) Here Adam with cosine decay from 3e-3 to 0 over `epochs`,
     batches of 128 (smaller where training has fewer than 80 of them), z standardised in front of the decoder; it stops after 5
     epochs without a better validation error, and the best weights are kept. (FashionMNIST: lower in 15 epochs than at a constant
-    1e-3 in 40.) At most `limit` drawn items of training and test, a quarter of it of validation.
+    1e-3 in 40.) At most `limit` drawn items of training and test, a quarter of it of validation. A convolutional decoder of large images
+    gets fewer epochs (3 at least), then fewer training items (1000 at least), so that a fit takes no more than WORK operations, the same
+    on every machine; the figures tell both.
 
     Returns (decoder z [N, D] -> [N, *event], in eval mode, on the run's device; figures):
 
         mse             mean squared error per value on test; images are in [0, 1]
         baseline_mse    the same of predicting the training mean for every item: about what a collapsed z gives
         log_likelihood  mean over test items of log N(x; d(z), s^2 I), nats, s^2 the error on validation (likelihood_scale is s)
-        validation_mse, epochs (to the best), items {train, validation, test}
+        validation_mse, epochs (to the best), epochs_planned, items {train, validation, test}
 
     or (None, {"reason": ...}) where items have no shape to decode to. The mse is no bound on what z holds: d is limited, and of few
     items it learns less than a decoder that was trained with the encoder; features far from the order of 1 fit slowly. The density
@@ -75,6 +81,10 @@ def adhoc_decoder(
     seed = stream_seed(int(run.config.get("seed") or 0) if seed is None else seed, "adhoc_decoder")
     shape = tuple(train[1].shape[1:])
     decoder = new_decoder(train[0], shape, seed)
+    epochs, items = affordable(decoder, train[0], epochs)
+    if items < len(train[0]):
+        drawn = torch.randperm(len(train[0]), generator=torch.Generator().manual_seed(seed))[:items].to(train[0].device)
+        train = (train[0][drawn], train[1][drawn])
     best, epoch = _fit(decoder, train, validation, epochs, seed)
     if not math.isfinite(best):
         raise NonFiniteError(
@@ -88,6 +98,7 @@ def adhoc_decoder(
         "likelihood_scale": math.sqrt(variance),
         "validation_mse": best,
         "epochs": epoch,
+        "epochs_planned": epochs,
         "items": {name: len(z) for name, (z, _) in zip(SPLITS, (train, validation, test), strict=True)},
     }
 
@@ -98,6 +109,16 @@ def new_decoder(z: Tensor, shape: tuple[int, ...], seed: int = 0) -> nn.Module:
         network = make_decoder(default_network(shape), z.shape[1], shape, sigmoid=len(shape) == 3)
         seed_weights(network, seed, "adhoc_decoder")
     return nn.Sequential(Standardised(z), network).to(z.device)
+
+
+def affordable(decoder: nn.Module, z: Tensor, epochs: int, work: float = WORK) -> tuple[int, int]:
+    """(epochs, training items) of a fit to z [N, D] that takes at most `work` operations, where not the least of both takes more."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        decoder(z[:BATCH])
+    each = 3 * counter.get_total_flops() / len(z[:BATCH])  # forward, gradients of inputs and of weights
+    fitting = work / (each * len(z)) if each else math.inf
+    epochs = min(epochs, max(FEWEST_EPOCHS, int(min(fitting, epochs))))
+    return epochs, min(len(z), max(FEWEST_ITEMS, int(len(z) * min(1.0, fitting / epochs))))
 
 
 def _no_items(splits: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from genssl import distributed
 from genssl.fit.batches import Batches
@@ -91,10 +91,10 @@ class Stepper:
         loss.backward()
         loss = loss.detach()
         distributed.average([loss, *(p.grad for p in self.parameters if p.grad is not None)])
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        total = self._total([p.grad for p in self.parameters if p.grad is not None])
         if self.clip:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm)
-        self.good.logical_and_(torch.isfinite(loss) & torch.isfinite(norm))
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip, total)
+        self.good.logical_and_(torch.isfinite(loss) & torch.isfinite(total))
         self.count += self.good
         if self.masks:
             self.optimiser.found_inf = (~self.good).float()  # type: ignore[attr-defined]
@@ -104,6 +104,14 @@ class Stepper:
         self.module.update()
         terms = self.module.terms
         self.sums += torch.stack([getattr(terms, name).mean() for name in SLOTS])
+
+    def _total(self, gradients: list[Tensor]) -> Tensor:
+        """The norm of all gradients; where nobody clips by it, on a CPU its square, which takes half of the time. Neither is finite where
+        a gradient is not, or where Adam could not hold its square."""
+        if self.clip or self.device.type != "cpu" or not gradients:
+            return torch.nn.utils.get_total_norm(gradients)
+        flat = [gradient.flatten() for gradient in gradients]
+        return torch.stack([torch.dot(gradient, gradient) for gradient in flat]).sum()
 
     def check(self) -> None:
         """Raise NonFiniteError if a step was not finite, naming what failed; waits for the device."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ class Site:
     total: int  # N, the full size of the plate `groups`
     _log_prob: Tensor | None = field(default=None, repr=False)
 
-    @property
+    @cached_property
     def groups_dim(self) -> int | None:
         """The batch dim of the plate `groups`; None for a site outside it."""
         return next((dim for dim, frame in self.plates.items() if frame.name == "groups"), None)

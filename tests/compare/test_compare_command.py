@@ -109,7 +109,7 @@ def test_a_grid_by_the_command_from_the_first_ctrl_c_to_the_page(grid, capsys, m
         patch.setattr(Run, "evaluate", stopped)
         status, out, err = run(capsys, "compare", "--grid", "small.toml")
     assert (status, out) == (130, "")
-    assert err.endswith("genssl: stopped and saved; go on with: genssl compare --grid small.toml\n")
+    assert err.endswith("genssl: stopped, what was done is kept; go on with: genssl compare --grid small.toml\n")
     status, out, err = run(capsys, *err.split("go on with: genssl ")[1].split())
     assert status == 0
     assert re.fullmatch(r"\[1/1\] own-seed5: knn [\d.]+%, linear [\d.]+%, mlp [\d.]+%, \d+ s\n", err)

@@ -10,7 +10,7 @@ from torch.distributions import Normal
 
 from genssl.datasets.items import Items
 from genssl.errors import NonFiniteError, SettingsError
-from genssl.evaluation.adhoc_decoder import Standardised, adhoc_decoder
+from genssl.evaluation.adhoc_decoder import Standardised, adhoc_decoder, affordable
 from genssl.evaluation.items import spaced
 from genssl.groups import Groups
 
@@ -48,6 +48,18 @@ def test_figures_are_those_of_the_decoder_that_is_returned(tmp_path):
     assert figures["log_likelihood"] == pytest.approx(float(expected), rel=1e-5)
     assert figures["items"] == {"train": 300, "validation": 90, "test": 120}
     assert 1 <= figures["epochs"] <= 6
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"),
+    [(2.0, (15, 4000)), (1.0, (15, 4000)), (0.5, (7, 4000)), (0.1, (3, 2000)), (0.01, (3, 1000)), (0.0, (3, 1000))],
+)
+def test_large_decoders_get_fewer_epochs_then_fewer_items(share, expected):
+    z = torch.randn(4000, 5)
+    decoder = nn.Sequential(nn.Linear(5, 30), nn.ReLU(), nn.Linear(30, 7))
+    whole = 3 * 2 * (5 * 30 + 30 * 7) * len(z) * 15  # multiplications and additions, forward and two gradients
+    assert affordable(decoder, z, 15, share * whole) == expected
+    assert affordable(decoder, z[:500], 2, 0.0) == (2, 500)
 
 
 def test_the_scale_is_the_best_one_on_validation(tmp_path):

@@ -335,7 +335,7 @@ def test_a_reader_that_fails_in_the_middle_leaves_a_checkpoint(fault, told, tmp_
     ],
 )
 def test_what_cannot_be_written_has_its_own_remedy(number, told, tmp_path):
-    with pytest.raises(DiskError, match=f"file: cannot write .{told} choose another folder$"):
+    with pytest.raises(DiskError, match=f"file: cannot write .{told} give another --out$"):
         raise cannot_write(tmp_path / "file", OSError(number, os.strerror(number)), "", " or give another --out")
 
 
