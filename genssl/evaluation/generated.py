@@ -106,7 +106,7 @@ def class_samples(run: Any, per_class: int, decode: Decode | None = None, limit:
         drawn = draw_classes(run, z, label, dict.fromkeys(class_sizes(label), per_class))
         stacked = torch.stack(list(drawn.values()))
         law = (
-            f"for each class a Gaussian with the mean and covariance of its training representations ({len(z)} of all "
+            f"a Gaussian for each class, with the mean and covariance of its training representations ({len(z)} of all "
             "classes), not the model's prior"
         )
         return Generated(decoded(decoder, stacked), stacked, law, torch.tensor(list(drawn), device=z.device))
