@@ -119,7 +119,10 @@ def _compared(traces: Traces) -> Site | None:
 
 
 def _representation(site: Site, traces: Traces) -> Measures:
-    z, mean, valid = site.value.float(), site.fn.mean.float(), traces.groups.valid
+    # Views that exist go to the front, so that the first two are those of every group that has two.
+    order = traces.groups.valid.byte().argsort(dim=1, descending=True, stable=True)
+    valid = traces.groups.valid.gather(1, order)
+    z, mean = (value.float().gather(1, order[..., None].expand(-1, -1, value.shape[-1])) for value in (site.value, site.fn.mean))
     several = traces.groups.num_views > 1
     rows = mean[valid]
     found: Measures = {}
@@ -144,7 +147,8 @@ def _representation(site: Site, traces: Traces) -> Measures:
     normal = diagonal_normal(site.fn)
     inputs = None
     if normal is not None:
-        loc, scale = normal.loc.expand_as(mean)[:, 0], normal.scale.expand_as(mean)[:, 0]
+        place = order[:, :1, None].expand(-1, -1, mean.shape[-1])
+        loc, scale = (part.expand_as(mean).gather(1, place)[:, 0] for part in (normal.loc, normal.scale))
         inputs = maybe(lambda: posterior_information(loc[valid[:, 0]], scale[valid[:, 0]]))
     found["information"] = {
         "views": None if between is None else finite(between.bound),

@@ -154,6 +154,25 @@ def test_padded_views_enter_no_measure_whatever_a_guide_gives_them(fill, stochas
     assert None not in [found[part][name] for part, name in known]
 
 
+def test_where_the_views_of_a_ragged_group_stand_is_all_one():
+    """The first two views that exist are looked at, not those at places 0 and 1."""
+    generator = torch.Generator().manual_seed(1)
+    mask = torch.rand(80, 4, generator=generator) < 0.6
+    mask[torch.arange(80), torch.randint(4, (80,), generator=generator)] = True
+    x = torch.rand(80, 4, 5, generator=generator)
+    front = torch.stack([mask[g].byte().argsort(descending=True, stable=True) for g in range(80)])
+    packed = Groups(torch.stack([x[g, front[g]] for g in range(80)]), mask.gather(1, front))
+    assert not torch.equal(packed.valid, mask)
+    one, other = (slot_measures(Padded(0.0, False), groups) for groups in (Groups(x, mask), packed))
+    for part in ("sphere", "aggregate", "geometry", "information"):
+        for name, value in one[part].items():
+            assert value == pytest.approx(other[part][name], rel=1e-4), (part, name)
+    pairs = [x[g][mask[g]][:2] for g in range(80) if mask[g].sum() > 1]
+    with torch.no_grad():
+        z = torch.nn.functional.normalize(Padded(0.0, False).encoder(torch.stack(pairs))[..., :3], dim=-1)
+    assert one["sphere"]["alignment"] == pytest.approx(float((z[:, 0] - z[:, 1]).square().sum(-1).mean()), rel=1e-4)
+
+
 def test_a_collapsed_representation_is_measured_without_an_error():
     groups = Groups(torch.rand(50, 2, 1, 8, 8))
     method = SimCLR.build(groups, hidden=(16,), dim=4, head=())
