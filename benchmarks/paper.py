@@ -2,8 +2,8 @@
 
     python benchmarks/paper.py --budget cpu                  # the cells that are not done yet; start it again where it was stopped
     python benchmarks/paper.py --budget paper --seconds 600  # a stage: stops after 600 s, a fit that is under way is kept
-    python benchmarks/paper.py --budget paper --epochs 1     # a dry run: that many epochs of every cell, and the minutes of all of it
-    python benchmarks/paper.py --budget paper --steps 60     # the same of so many steps, one seed a cell
+    python benchmarks/paper.py --budget paper --epochs 1     # a dry run: that many epochs of every cell of one seed, and its minutes
+    python benchmarks/paper.py --budget paper --steps 60     # the same of so many steps
     python benchmarks/paper.py --table                       # results/paper.md
 
 Several processes may run side by side: they share the work. `--only TEXT`: cells whose name has TEXT.
@@ -172,7 +172,9 @@ def main() -> None:
     parser.add_argument("--budget", choices=BUDGETS, default="cpu")
     parser.add_argument("--only", default="")
     parser.add_argument("--seconds", type=float, help="of this stage")
-    parser.add_argument("--epochs", type=int, help="a dry run of so many epochs a cell, nothing is kept")
+    parser.add_argument(
+        "--epochs", type=int, help="a dry run of so many epochs a cell of the first seed, nothing is kept"
+    )
     parser.add_argument("--steps", type=int, help="a dry run of so many steps a cell of the first seed")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "genssl_paper")
     parser.add_argument("--table", action="store_true")
@@ -189,7 +191,7 @@ def main() -> None:
     minutes: dict[str, float] = {}
     for cell in (c for c in cells(args.budget) if args.only in c["name"]):
         if args.epochs is not None or args.steps is not None:
-            if args.epochs is None and cell["seed"] != 0:
+            if cell["seed"] != 0:
                 continue
             minutes[cell["name"]] = dry(cell, args.epochs, args.steps)
             print(f"{cell['name']}: {minutes[cell['name']]:.1f} min", flush=True)
@@ -197,8 +199,7 @@ def main() -> None:
         out, folder = OUT / args.budget / f"{cell['name']}.json", args.work / args.budget / cell["name"]
         do(cell, out, folder, lambda found: {probe: values["test"] for probe, values in found["content"].items()})
     if minutes:
-        seeds = "" if args.epochs is not None else " a seed"
-        print(f"{len(minutes)} cells, {sum(minutes.values()):.0f} minutes of fitting{seeds} in all")
+        print(f"{len(minutes)} cells, {sum(minutes.values()):.0f} minutes of fitting a seed")
 
 
 def dry(cell: dict[str, Any], epochs: int | None, steps: int | None) -> float:
