@@ -67,9 +67,11 @@ class SquaredAttraction(Term):
         self.weight = positive(self, "weight", weight)
 
     def forward(self, traces: Traces) -> Mapping[str, Tensor]:
-        z = views(traces, "z")
-        squares = (z.unsqueeze(2) - z.unsqueeze(1)).square().mean(-1)
-        return {"z": -self.weight * pair_mean(squares, traces.groups.valid)}
+        # Over all pairs of n views the mean of (z_i - z_j)^2 is 2 / (n - 1) of the sum of (z_j - mean)^2: no tensor of pairs.
+        z, valid, count = views(traces, "z"), traces.groups.valid[..., None], traces.groups.count[:, None]
+        mean = torch.where(valid, z, 0.0).sum(1) / count.clamp(min=1)
+        spread = torch.where(valid, z - mean[:, None], 0.0).square().sum(1) / (count - 1).clamp(min=1)
+        return {"z": -2 * self.weight * spread.mean(-1)}
 
     def extra_repr(self) -> str:
         return f"weight={self.weight:g}"
