@@ -9,8 +9,8 @@
 Several processes may run side by side: they share the work. `--only TEXT`: cells whose name has TEXT.
 
 cpu    4400 steps of 512 views for every method (as many groups as that makes), lr 1e-3, cosine: three minutes on two cores at the 40.6 ms
-       a step of results/generative_speed.json (SimVAE, the paper's MLP). All methods see equally many views: 42 epochs of MNIST with
-       one a group, 10 with four. CIFAR-10 with the paper's convolutions: a quarter of the steps, 11 epochs with one view a group.
+       a step of results/generative_speed.json (SimVAE, the paper's MLP). All methods see equally many views: 41 epochs of MNIST with
+       one a group, 10 with four. CIFAR-10 with the paper's convolutions: a quarter of the steps, 12.5 epochs with one view a group.
 paper  400 epochs of the generative, 600 of the discriminative methods, 128 views a step; lr 8e-5 as the released code (VICReg 1e-4).
 large  the epochs of `paper`, 1024 views a step, lr 1e-3.
 

@@ -80,11 +80,11 @@ def within(mi_weight: str) -> Pick:
 
 CLAIMS = (
     Claim(
-        "the likelihood keeps style where the contrastive normaliser loses it: R2 of views' style from z",
+        "the likelihood keeps style where the contrastive normaliser loses it: R2 of views' style from z, by .1 at least",
         "style.views.z.linear", of("LogLikelihood"), of("Contrastive"), 0.1,
     ),
     Claim(
-        "... and from the residual z - content",
+        "... and from the residual, z - its mean over the views",
         "style.views.residual.linear", of("LogLikelihood"), of("Contrastive"), 0.1,
     ),
     Claim(
@@ -92,8 +92,8 @@ CLAIMS = (
         "minus mse", of("LogLikelihood", "Constant", "LogPrior"), of("LogLikelihood", "Posterior", "LogPrior"), 0.0,
     ),
     Claim(
-        "on these sprites, whose views share the class alone, the joint log-determinant keeps variance within groups that the +MI "
-        "form loses (constant entropy, log p(z))",
+        "on these sprites, whose views share the class alone, the joint log-determinant keeps more variance within groups than "
+        "the +MI form, by .05 at least (constant entropy, log p(z))",
         "measures.geometry.variance_within", within("0"), within("1"), 0.05,
     ),
 )  # fmt: skip

@@ -15,7 +15,7 @@ import click
 from genssl import cli_lists, cli_runs
 from genssl._version import __version__
 from genssl.cli_lists import data_root_option
-from genssl.cli_runs import device_option, json_option, printable, summary
+from genssl.cli_runs import device_option, json_option, printable, stopped, summary
 from genssl.errors import GensslError
 from genssl.memory import memory_told
 
@@ -129,6 +129,13 @@ def fit(
             rest += ["--tensorboard", *[tensorboard] * bool(tensorboard)]
         return shlex.join([*program, "fit", method, "--data", data_name, "--resume", "--out", str(folder), *rest])
 
+    if (
+        options["resume"]
+        and options["out"] is not None
+        and not Path(options["out"]).exists()
+        and distributed.is_first()
+    ):
+        click.echo(f"genssl: {options['out']}: nothing is there to go on with; a new run is started", err=True)
     with distributed.started(options["device"]):
         first, program = distributed.is_first(), distributed.program()
         try:
@@ -144,13 +151,15 @@ def fit(
                     **options,
                 )
         except Interrupted as stop:
-            raise _stopped(stop.told + (f"; go on with: {again(stop.folder)}" if stop.begun else "")) from stop
+            raise stopped(stop.told + (f"; go on with: {again(stop.folder)}" if stop.begun else "")) from stop
     if not first:  # of several processes, one ends the run
         return
     if not run.finished:
         click.echo(f"{run.path}: step {run.step} of {run.config['steps']}, saved; go on with: {again(run.path)}")
     elif no_report or ((run.path / "report.html").exists() and (run.path / "evaluation.json").exists()):
-        click.echo(f"{run.path}: finished, {run.config['steps']} steps: {how_ended(run.config)}")
+        click.echo(
+            f"{run.path}: finished, {run.config['steps']} step{'s' * (run.config['steps'] != 1)}: {how_ended(run.config)}"
+        )
     else:
         _finish(run)
 
@@ -162,8 +171,8 @@ def _finish(run: Any) -> None:
         figures = run.evaluate()
         page = write([run])
     except KeyboardInterrupt as stop:
-        told = f"{run.path} is fitted; go on with: genssl evaluate {run.path}, genssl report {run.path}"
-        raise _stopped(told) from stop
+        told = f"{run.path} is fitted, and what was measured is kept; go on with: genssl evaluate {run.path}, genssl report {run.path}"
+        raise stopped(told) from stop
     click.echo(summary(run, figures))
     click.echo(f"report: {page}")
 
@@ -210,7 +219,7 @@ def compare(runs: tuple[str, ...], grid: str | None, out: str | None, as_json: b
             raise
         rest = [] if out is None else ["--out", out]
         again = shlex.join(["genssl", "compare", "--grid", grid, *rest, *["--json"] * as_json])
-        raise _stopped(f"stopped, what was done is kept; go on with: {again}") from stop
+        raise stopped(f"stopped, what was done is kept; go on with: {again}") from stop
     if as_json:
         from genssl.files import plain
 
@@ -250,12 +259,6 @@ def exit_status(run: Callable[[], Any]) -> int:
         except (KeyboardInterrupt, click.Abort):
             click.echo("\ngenssl: stopped", err=True)
             return 130
-
-
-def _stopped(told: str) -> click.exceptions.Exit:
-    """What ends a command after Ctrl-C, which is told."""
-    click.echo(printable(f"\ngenssl: {told}"), err=True)
-    return click.exceptions.Exit(130)
 
 
 def _is_echo() -> bool:

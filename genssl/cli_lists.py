@@ -28,7 +28,7 @@ def methods(name: str | None, as_json: bool) -> None:
 
     known = gallery()
     if name is not None and name not in known:
-        raise SettingsError(f"there is no method {name!r}; {did_you_mean(name, known, cutoff=0.5)}")
+        raise SettingsError(f"there is no method {name!r}; {did_you_mean(name, known, 'see genssl methods')}")
     rows = [_method(key, cls, whole=name is not None) for key, cls in known.items() if name in (None, key)]
     if as_json:
         click.echo(json.dumps(rows, indent=2))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,12 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 def printable(text: str) -> str:
     """Text for a terminal: control characters, by which a name out of a file could move the cursor or hide a line, as escapes."""
     return "".join(letter if letter.isprintable() or letter in "\n\t" else repr(letter)[1:-1] for letter in text)
+
+
+def stopped(told: str) -> click.exceptions.Exit:
+    """What ends a command after Ctrl-C, which is told."""
+    click.echo(printable(f"\ngenssl: {told}"), err=True)
+    return click.exceptions.Exit(130)
 
 
 def summary(run: Any, figures: dict[str, Any]) -> str:
@@ -44,6 +52,9 @@ def summary(run: Any, figures: dict[str, Any]) -> str:
         lines.append(
             f"  {probe:<15}{values['test']:>7.3f}" + (f"{random[probe]['test']:>17.3f}" if probe in random else "")
         )
+    from genssl.report.distrust import doubts
+
+    lines += [f"! {doubt}" for doubt in doubts(run, figures)]
     return printable("\n".join(lines))
 
 
@@ -66,8 +77,16 @@ def evaluate(
     from genssl.fit.run import load
 
     loaded = load(run, method=method, data=data, device=device)
-    figures = loaded.evaluate(parts or None)
-    click.echo(json.dumps(figures, indent=2) if as_json else summary(loaded, figures))
+    try:
+        figures = loaded.evaluate(parts or None)
+    except KeyboardInterrupt as stop:
+        again = shlex.join(["genssl", *sys.argv[1:]])
+        raise stopped(f"stopped, the parts that were measured are kept; go on with: {again}") from stop
+    if as_json:
+        click.echo(json.dumps(figures, indent=2))
+        return
+    click.echo(summary(loaded, figures))
+    click.echo(f"its page: {shlex.join(['genssl', 'report', run])}")
 
 
 @click.command()
@@ -108,7 +127,10 @@ def against(
     run: str, method: str | None, data: str | None, device: str, other: str, groups: int, samples: int, no_verify: bool,
     as_json: bool,
 ) -> None:  # fmt: skip
-    """How strange the data OTHER are to RUN, by each score: AUROC against its own test groups; RUN/against/OTHER.json."""
+    """How strange the data OTHER are to RUN, by each score: AUROC against its own test groups; RUN/against/OTHER.json.
+
+    1: every group of the other data is stranger than the run's own; 0.5: nothing tells them apart; below: they look less strange.
+    """
     from genssl.fit.run import load
     from genssl.posterior import against as hold
 

@@ -44,6 +44,13 @@ def write_bytes(path: Path, *parts: bytes | memoryview) -> None:
             raise
 
 
+def check_writable(folder: Path) -> None:
+    """DiskError where nothing can be written in a folder, which is made: better said before long work than after it."""
+    probe = folder / f".probe.{os.getpid()}.tmp"
+    write_bytes(probe, b"")
+    probe.unlink(missing_ok=True)
+
+
 def make_folder(path: Path) -> bool:
     """Make a folder and those above it; False if it was there already."""
     with _told(path):
@@ -159,4 +166,4 @@ def _told(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise cannot_write(path, error, "what was there is untouched; ", " or choose another folder") from error
+        raise cannot_write(path, error, "what was there is untouched; ", " or move to another folder") from error

@@ -18,6 +18,7 @@ from genssl import distributed
 from genssl.errors import SettingsError, SiteError
 from genssl.groups import Groups
 from genssl.objective_module import ObjectiveModule, buffers_kept, owners_of
+from genssl.precision import at_least_float32
 from genssl.sites import run_guide, run_model
 from genssl.terms import SLOTS, LogLikelihood, LogPrior, PosteriorEntropy, Site, Term, Traces
 from genssl.whole import own_values, whole
@@ -217,7 +218,7 @@ class Objective(nn.Module, ELBO):
                     for name, value in self._value(term, traces, everyone).items():
                         same = sum(key.split(" #")[0] == name for key in sites[slot])
                         sites[slot][f"{name} #{same + 1}" if same else name] = value
-                        weighted.append(value if weight == 1 else weight * value)
+                        weighted.append(value if isinstance(weight, (int, float)) and weight == 1 else weight * value)
                 values[slot] = _total(list(sites[slot].values()), groups)
             objective = _total(weighted, groups)
         return Terms(**values, objective=objective, sites=sites), traces
@@ -251,5 +252,5 @@ class Objective(nn.Module, ELBO):
 def _total(values: Sequence[Tensor], groups: Groups) -> Tensor:
     """[G], the sum of values; one value alone is that sum, and costs nothing."""
     if len(values) == 1 and values[0].shape == (groups.num_groups,):
-        return values[0]
+        return at_least_float32(values[0])
     return sum(values, start=torch.zeros(groups.num_groups, device=groups.device))

@@ -763,3 +763,27 @@ def test_factor_in_a_guide_is_subtracted(float64):
     torch.testing.assert_close(terms.entropy, -2.0 * torch.arange(6.0))
     (-terms.objective.mean()).backward()
     assert weight.grad.item() == 2.5
+
+
+def test_a_weight_that_is_a_tensor_stays_in_the_graph_at_one():
+    """Learned weights start somewhere, and somewhere is often 1."""
+    groups = make_groups()
+    method = build(SimVAE, groups)
+    for weight in (torch.ones((), requires_grad=True), torch.ones(groups.num_groups, requires_grad=True)):
+        method.objective = Objective(prior=weight * LogPrior())
+        torch.manual_seed(0)
+        terms = method.objective.terms(method.model, method.guide, groups)
+        (gradient,) = torch.autograd.grad(terms.objective.mean(), weight)
+        assert float(gradient.sum()) == pytest.approx(float(terms.prior.detach().mean()), rel=1e-5)
+
+
+def test_slots_of_one_value_are_in_float32_whatever_the_term_gives():
+    class Half(Constant):
+        def forward(self, traces):
+            return {"constant": super().forward(traces)["constant"].bfloat16()}
+
+    groups = make_groups()
+    method = build(SimVAE, groups)
+    method.objective = Objective(prior=Half(139.5))
+    terms = method.objective.terms(method.model, method.guide, groups)
+    assert terms.prior.dtype == terms.objective.dtype == torch.float32

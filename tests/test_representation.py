@@ -33,7 +33,7 @@ import genssl
 from genssl.datasets import Data
 from genssl.datasets.items import Items
 from genssl.errors import DataError, NonFiniteError, SettingsError, ShapeError
-from genssl.fit.config import describe_callable
+from genssl.fit.described import describe_callable
 from genssl.fit.temporary import free_folder
 from genssl.representation import Representation
 from genssl.views import CorruptFeatures

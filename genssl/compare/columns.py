@@ -84,10 +84,15 @@ def short_words(rows: Sequence[Row]) -> dict[str, dict[str, str]]:
     return out
 
 
-def written(spread: Spread | None, form: str) -> str:
-    """A mean with the half-width of its interval, rounded alike; nothing where there is no value."""
+def written(spread: Spread | None, form: str, seeds: int | None = None) -> str:
+    """A mean with the half-width of its interval, rounded alike; nothing where there is no value. Of fewer than `seeds`, their number."""
     if spread is None:
         return ""
+    few = "" if seeds is None or spread.n == seeds else f" (n {spread.n})"
+    return f"{_written(spread, form)}{few}"
+
+
+def _written(spread: Spread, form: str) -> str:
     scale, decimals = (100, 1) if form == "percent" else (1, 2)
     if form in ("figures", "short"):
         decimals = _decimals(spread.mean, 3 if form == "short" else 4)

@@ -44,6 +44,15 @@ def _seen(comparison: Comparison, lines: list[Line]) -> list[str]:
         out.append(
             f"The runs took {steps[0]} to {steps[-1]} steps: what costs less time a step had more of them, or more epochs."
         )
+    for whose in ("items", "views"):
+        start = f"style.{whose}.z.linear."
+        factors = {
+            tuple(sorted(name.removeprefix(start) for name in row if name.startswith(start))) for row in rows
+        } - {()}
+        if len(factors) > 1:
+            out.append(
+                f"Style of {whose} is a mean over factors, which are not the same in all runs: set single factors side by side (table.csv)."
+            )
     for what in dict.fromkeys(what for row in rows for what in row.get("untold", ())):
         without = sum(what in row.get("untold", ()) for row in rows)
         out.append(f"{without} runs do not tell {what}: those that share a line may differ in it.")

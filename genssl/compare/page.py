@@ -24,7 +24,7 @@ from genssl.compare.distrust import distrust
 from genssl.compare.drawing import maps, trajectories
 from genssl.compare.rows import Row
 from genssl.compare.table import Line, aggregate, measure_names, shared
-from genssl.compare.writers import EMPTY, INTERVALS, notes_of, setting_text, table_of
+from genssl.compare.writers import EMPTY, INTERVALS, LOOKED_AT, notes_of, setting_text, table_of
 from genssl.report.drawing import Drawing
 from genssl.report.figures import png
 from genssl.terms import SLOTS
@@ -95,7 +95,7 @@ def _state(comparison: Comparison) -> str:
 
 
 def _tables(rows: Sequence[Row], lines: Sequence[Line]) -> list[str]:
-    parts = [_table(rows, lines, main_columns(lines)), f"<p><small>{INTERVALS} {EXPLAINED}</small></p>"]
+    parts = [_table(rows, lines, main_columns(lines)), f"<p><small>{INTERVALS} {EXPLAINED} {LOOKED_AT}</small></p>"]
     if others := known(OTHERS, lines):
         parts += ["<h3>Coordinates of z, and samples</h3>", _table(rows, with_any(others, lines), others)]
         parts.append(f"<p><small>{OTHERS_EXPLAINED}</small></p>")

@@ -73,7 +73,7 @@ def row_of(folder: Path, name: str | None = None) -> Row:
     row |= _worth(read_evaluation(folder)[0])
     notes = problems(folder)
     if row["finished"] and not (folder / "evaluation.json").exists():
-        notes = [*notes, "not evaluated; `genssl evaluate` of it gives its figures"]
+        notes = [*notes, "not evaluated: `genssl evaluate RUN` measures it"]
     return row | {"foretold": list(config.get("foretold") or ()), "note": ". ".join(notes)}
 
 
@@ -97,7 +97,7 @@ def settings_of(config: Mapping[str, Any]) -> Row:
         "code": _code(config),
         "transform": config.get("views"),
         "data_path": _mark(str(Path(data).parent)) if "/" in data else None,
-        "data_digest": described.get("digest") if stored else None,
+        "data_digest": described.get("digest") or None,
         "untold": [
             *(["the attributes of the instance"] if made and not attributes else []),
             *(["a digest of the data"] if stored and described and not described.get("digest") else []),

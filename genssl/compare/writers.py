@@ -26,6 +26,10 @@ from genssl.terms import SLOTS
 
 EMPTY = "No runs yet."
 INTERVALS = "Means over seeds, ± half the width of the 95 % t-interval where there are at least two seeds (n)."
+LOOKED_AT = (
+    "rankme, uniformity, alignment, variance within: of what the terms compare (behind a head), on held-out groups, at the last look of "
+    "the fit; rankme without centring."
+)
 
 
 def csv_of(rows: Sequence[Row]) -> str:
@@ -64,11 +68,12 @@ def text(rows: Sequence[Row]) -> str:
     if others := known(OTHERS, lines):
         out += ["", *_text_table(rows, with_any(others, lines), others)]
     notes = [
-        f"{runs[0]}{f' and {len(runs) - 1} more' if len(runs) > 1 else ''}: {note}"
+        f"{', '.join(runs[:3])}{f' and {len(runs) - 3} more' if len(runs) > 3 else ''}: {note}"
         for note, runs in notes_of(rows).items()
     ]
-    intervals = [INTERVALS] if any(len(line.seeds) > 1 for line in lines) else []
-    return "\n".join(line.rstrip() for line in [*out, *intervals, *notes])
+    legend = [INTERVALS] if any(len(line.seeds) > 1 for line in lines) else []
+    legend += [LOOKED_AT] if measured_columns(lines) else []
+    return "\n".join(line.rstrip() for line in [*out, *legend, *notes])
 
 
 def table_of(rows: Sequence[Row], lines: Sequence[Line], columns: Sequence[Column]) -> list[list[str]]:
@@ -81,7 +86,7 @@ def table_of(rows: Sequence[Row], lines: Sequence[Line], columns: Sequence[Colum
             short[name][line.settings[name]] if name in SLOTS else setting_text(line.settings.get(name))
             for name in names
         ]
-        measures = [written(line.measures.get(column.name), column.form) for column in columns]
+        measures = [written(line.measures.get(column.name), column.form, len(line.seeds)) for column in columns]
         table.append([*words, *([line.state] if told else []), str(len(line.seeds)), *measures])
     return table
 

@@ -106,6 +106,8 @@ class Data:
         short = self._map(
             lambda split: split if len(split) <= n else take(split, permutation(len(split), 0)[:n].sort().values)
         )
+        if all(len(split) <= n for _, split in self.splits()):
+            return short
         sizes = ", ".join(f"{name} {len(split)}" for name, split in self.splits())
         return dataclasses.replace(short, notes="; ".join(filter(None, [self.notes, f"limited to {n} of {sizes}"])))
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from genssl._version import __version__
 from genssl.evaluation.inputs import SPLITS
 from genssl.files import plain, write_json
-from genssl.fit.build import attributes_of
-from genssl.fit.config import describe_callable
+from genssl.fit.build import attributes_of, describe_class
+from genssl.fit.described import describe_callable
 from genssl.groups import Groups
 
 SETTINGS = ("method", "file", "sha256", "seed", "num_views", "views", "precision", "settings", "replaced", "built")
@@ -82,6 +82,7 @@ class Cache:
 
 def _run_parts(run: Any) -> Iterator[Any]:
     yield {name: run.config.get(name) for name in SETTINGS}
+    yield describe_class(run.method).get("sha256")  # of the user's file as it is now
     objective = getattr(run.method, "objective", None)
     yield [str(objective), sorted(getattr(objective, "needs", ()))]
     yield attributes_of(run.method)

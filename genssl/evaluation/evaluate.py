@@ -16,7 +16,7 @@ from genssl.evaluation.items import count
 from genssl.evaluation.known_style import KERNEL_POINTS, LIMITS
 from genssl.evaluation.measuring import measuring
 from genssl.evaluation.stages import STAGES, Examined
-from genssl.files import write_json
+from genssl.files import check_writable, write_json
 
 CORE = ("content", "random_encoder", "style", "generation.mse", "generation.adhoc")
 """What tables of many runs hold side by side: the quick parts."""
@@ -50,13 +50,15 @@ def evaluate(run: Any, parts: Collection[str] | None = None, progress: bool = Tr
     (`Cache`); after Ctrl-C the next call goes on there. Each view of natural groups counts as an item. Everything is seeded by the
     run: a second measurement gives the same figures.
 
-    Raises NonFiniteError where weights or representations are not finite; SettingsError for an unknown part.
+    Raises NonFiniteError where weights or representations are not finite; SettingsError for an unknown part; DiskError where the
+    run's folder cannot be written, before anything is measured.
     """
     wanted = _wanted(parts)
     if name := not_finite(run.method):
         raise NonFiniteError(
             f"evaluate: the fitted {name} is not finite; the run has diverged, fit again with a lower lr"
         )
+    check_writable(run.path)
     cache = Cache(run)
     examined = Examined(run, cache)
     bar = tqdm(

@@ -122,7 +122,10 @@ def _representation(site: Site, traces: Traces) -> Measures:
     # Views that exist go to the front, so that the first two are those of every group that has two.
     order = traces.groups.valid.byte().argsort(dim=1, descending=True, stable=True)
     valid = traces.groups.valid.gather(1, order)
-    z, mean = (value.float().gather(1, order[..., None].expand(-1, -1, value.shape[-1])) for value in (site.value, site.fn.mean))
+    z, mean = (
+        value.float().gather(1, order[..., None].expand(-1, -1, value.shape[-1]))
+        for value in (site.value, site.fn.mean)
+    )
     several = traces.groups.num_views > 1
     rows = mean[valid]
     found: Measures = {}

@@ -64,6 +64,8 @@ class Subject:
                 return f"the labels of the {name} items are not one class for each"
             if not bool((label >= 0).any()):
                 return f"the {name} items have no labels: all are negative"
+            if len(label[label >= 0].unique()) == 1:
+                return f"the {name} items are of one class alone, of which any z tells all"
         return ""
 
     def z(self, name: str) -> Tensor:

@@ -20,7 +20,8 @@ from genssl.files import sweep, write_json, write_tensors
 from genssl.fit import checkpoint, folder, longer, start
 from genssl.fit.batches import Batches
 from genssl.fit.build import find_class, misplaced
-from genssl.fit.config import check, describe_callable, resolve_device
+from genssl.fit.config import check, resolve_device
+from genssl.fit.described import describe_callable
 from genssl.fit.follow import Follow
 from genssl.fit.graph import graphed
 from genssl.fit.looks import Looks

@@ -49,7 +49,7 @@ def gallery_class(name: str) -> type[nn.Module]:
         raise SettingsError(f"{name}: which class? give {name}:Class")
     if name not in known:
         otherwise = f"known: {', '.join(known)}; a class of your own: path/to/file.py:Class"
-        raise SettingsError(f"there is no method {name!r}; {did_you_mean(name, known, otherwise, cutoff=0.5)}")
+        raise SettingsError(f"there is no method {name!r}; {did_you_mean(name, known, otherwise)}")
     return known[name]
 
 

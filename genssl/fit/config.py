@@ -76,14 +76,6 @@ def check_literal(value: Any, where: str) -> None:
         )
 
 
-def describe_callable(given: Any) -> str | None:
-    """What config.json says of an optimiser, schedule or views: a name, or the transform with its settings."""
-    if given is None or isinstance(given, str):
-        return given
-    text = getattr(given, "__qualname__", None) or repr(given)
-    return type(given).__qualname__ if " at 0x" in text or "\n" in text else text
-
-
 def resolve_device(device: str | torch.device | None) -> torch.device:
     """auto: a GPU where there is one; of several processes each takes the GPU of its number on its machine."""
     name = str(device or "auto")

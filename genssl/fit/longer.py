@@ -20,7 +20,7 @@ def ended_by_time(config: Mapping[str, Any]) -> bool:
 def how_ended(config: Mapping[str, Any]) -> str:
     """What set the number of steps, and how there can be more."""
     if not ended_by_time(config):
-        return f"its {config['epochs']} epochs are over; --resume with a larger --epochs goes on"
+        return f"its {config['epochs']} epoch{'s are' if config['epochs'] != 1 else ' is'} over; --resume with a larger --epochs goes on"
     total = config["epochs"] * config["steps_per_epoch"]
     return f"its {config['max_seconds']:g} s held these of {total} steps; --resume with a larger --max-seconds goes on"
 
@@ -68,5 +68,5 @@ def keep(config: dict[str, Any], folder: Path) -> None:
 
 def forget(folder: Path) -> None:
     """Drop the figures and the report of a run that takes further steps; they were of fewer."""
-    for name in ("evaluation.json", "report.html"):
-        (folder / name).unlink(missing_ok=True)
+    for path in (folder / "evaluation.json", folder / "report.html", *(folder / "against").glob("*.json")):
+        path.unlink(missing_ok=True)

@@ -21,7 +21,8 @@ from genssl.files import read_tensors
 from genssl.fit import checkpoint, metrics
 from genssl.fit.batches import first_groups
 from genssl.fit.build import build, check_method, describe_class, find_class, gallery_class, is_own
-from genssl.fit.config import describe_callable, resolve_device
+from genssl.fit.config import resolve_device
+from genssl.fit.described import describe_callable
 from genssl.fit.folder import read_config
 from genssl.fit.loop import load_weights
 from genssl.fit.precision import networks_in

@@ -20,11 +20,11 @@ from genssl.fit.config import (
     check,
     check_same,
     defaults,
-    describe_callable,
     environment,
     resolve_device,
     tell_changes,
 )
+from genssl.fit.described import describe_callable
 from genssl.fit.folder import read_config
 from genssl.fit.guard import plain_name
 from genssl.fit.longer import lengthen

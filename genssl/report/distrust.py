@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,24 @@ from genssl.fit.longer import ended_by_time
 from genssl.kinds import is_number
 from genssl.report.drawing import Drawing
 
+NOTHING = 0.05
+"""Nats."""
+
 
 def distrust(run: Any, evaluation: dict[str, Any] | str, drawings: dict[str, Drawing]) -> list[str]:
     """One sentence or two for each reason for doubt, the particular ones first."""
-    config = run.config
-    return [*_seen(run, evaluation), *_data(config), *_general(run, evaluation, drawings)]
+    wrong = [f"{each}." for each in problems(Path(run.path))]
+    return [*wrong, *doubts(run, evaluation), *_data(run.config), *_general(run, evaluation, drawings)]
 
 
-def _seen(run: Any, evaluation: dict[str, Any] | str) -> list[str]:
-    """Doubts that this run gives by itself."""
-    lines = [f"{wrong}." for wrong in problems(Path(run.path))]
+def doubts(run: Any, evaluation: dict[str, Any] | str) -> list[str]:
+    """Those that this run gives by itself; they stand at the top of its report too."""
+    lines: list[str] = []
     done, steps = max((line["step"] for line in run.metrics), default=0), run.config.get("steps")
     if steps and done < steps:
         lines.append(f"The fit stopped at step {done} of {steps}.")
+    if steps == 0:
+        lines.append("No step was taken: this is the random encoder itself.")
     shown = (run.config.get("settings") or {}).get("labels", 0)
     if "labels" in getattr(getattr(run.method, "objective", None), "needs", ()) or shown != 0:
         which = f"{shown} of the labels" if shown else "labels"
@@ -31,16 +37,33 @@ def _seen(run: Any, evaluation: dict[str, Any] | str) -> list[str]:
             f"It was trained with {which}: its accuracy is not to be set beside that of methods that saw none."
         )
     if isinstance(evaluation, dict):
-        content = evaluation.get("content") or {}
-        random = (evaluation.get("random_encoder") or {}).get("content") or {}
-        both = {name: (values.get("test"), (random.get(name) or {}).get("test")) for name, values in content.items()}
-        behind = [name for name, (own, other) in both.items() if None not in (own, other) and own <= other]
-        if behind:
-            lines.append(f"By {', '.join(behind)} this run is no better than the random encoder.")
-        lines += _failed(evaluation)
+        lines += [*_no_gain(evaluation), *_failed(evaluation)] if steps != 0 else []
     if steps and run.config.get("max_seconds") is not None and ended_by_time(run.config):
         epochs = f"{steps / run.config['steps_per_epoch']:.2g} of {run.config['epochs']}"
         lines.append(f"Its time was over after {steps} steps, {epochs} epochs.")
+    return lines
+
+
+def _no_gain(evaluation: dict[str, Any]) -> list[str]:
+    """Probes by which it is not ahead of the random encoder by two standard errors of a difference of accuracies, had of other items."""
+    content = evaluation.get("content") or {}
+    random = (evaluation.get("random_encoder") or {}).get("content") or {}
+    items = ((evaluation.get("protocol") or {}).get("sizes") or {}).get("test")
+    behind, near = [], []
+    for name, values in content.items():
+        own, other = values.get("test"), (random.get(name) or {}).get("test")
+        if not is_number(own) or not is_number(other):
+            continue
+        noise = 2 * math.sqrt(2 * max(0.0, own * (1 - own)) / items) if is_number(items) and items > 0 else 0.0
+        if own <= other:
+            behind.append(name)
+        elif own - other < noise:
+            near.append(name)
+    lines = [f"By {', '.join(behind)} this run is no better than the random encoder."] if behind else []
+    if near:
+        lines.append(
+            f"By {', '.join(near)} its gain over the random encoder is within the noise of {items} test items (two standard errors)."
+        )
     return lines
 
 
@@ -54,6 +77,9 @@ def _failed(evaluation: dict[str, Any]) -> list[str]:
         lines.append(
             f"z varies more within groups ({within:.3g} a dimension) than between them ({between:.3g}): it tells style, or nothing."
         )
+    told = ((geometry.get("groups") or {}).get("view_information") or {}).get("nats")
+    if is_number(told) and told < NOTHING:
+        lines.append(f"Two views of an item tell next to nothing of each other ({max(0.0, told):.2f} nats were found).")
     detail = (evaluation.get("identity") or {}).get("detail") or {}
     mse, constant = generation.get("mse"), (detail.get("decoder") or {}).get("constant")
     if is_number(mse) and is_number(constant) and mse > 0.9 * constant:

@@ -160,7 +160,7 @@ def posterior_scales(stddev: Tensor, view_scale: float | None = None, bins: int 
     edges = np.geomspace(low / 1.2, high * 1.2, bins + 1)
     counts = np.stack([np.histogram(column.numpy(), edges)[0] for column in values.T], 1) / len(values)
     figure, axes = _panel(height=3.2)
-    columns = np.arange(values.shape[1] + 1) + 0.5
+    columns = np.arange(values.shape[1] + 1) - 0.5
     mesh = axes.pcolormesh(columns, edges, np.ma.masked_equal(counts, 0), cmap="Blues", vmin=0)
     figure.colorbar(mesh, ax=axes, label="share of test items")
     if view_scale is not None:
@@ -170,7 +170,7 @@ def posterior_scales(stddev: Tensor, view_scale: float | None = None, bins: int 
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter("{x:g}")  # 0.2 in place of 2 x 10^-1
     axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("latent dimension")
+    axes.set_xlabel("latent dimension, from 0")
     axes.set_ylabel("standard deviation of q(z|x)")
     axes.xaxis.get_major_locator().set_params(integer=True)
     return figure

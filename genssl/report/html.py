@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import warnings
 from collections.abc import Sequence
 from html import escape
@@ -16,7 +17,7 @@ from genssl.evaluation.reading import problems, read_evaluation
 from genssl.files import write_text
 from genssl.report.certainty import against_of, certainty, risk_drawing
 from genssl.report.diagram import diagram
-from genssl.report.distrust import distrust
+from genssl.report.distrust import distrust, doubts
 from genssl.report.drawing import draw
 from genssl.report.imagined import imagined
 from genssl.report.looking import look
@@ -35,9 +36,9 @@ CURVES = "Nats per group, means over training batches."
 def write(runs: Sequence[Any], out: str | Path | None = None) -> Path:
     """Write the page and return its path; default: report.html in the folder of the first run.
 
-    The page asks nothing of the network: figures are inside it, and every text from a run is escaped. The figures also
-    go to figures/*.png in each run's folder; those that set several runs side by side to figures/ beside the page. Files are
-    written whole or not at all. A run without evaluation.json is shown without its results, and the page says so; one whose
+    The page asks nothing of the network: figures are inside it, and every text from a run is escaped. The figures also go to
+    figures/*.png in each run's folder, where that can be written; those that set several runs side by side to figures/ beside the
+    page. Files are written whole or not at all. A run without evaluation.json is shown without its results, and the page says so; one whose
     files are damaged is shown without what is, and a warning says so too. The runs are left as they were.
 
     Raises SettingsError without a run; DiskError where a file cannot be written.
@@ -78,13 +79,15 @@ def _section(run: Any, seen: Any, evaluation: dict[str, Any] | str) -> str:
     """The whole story of one run, top to bottom."""
     known = evaluation if isinstance(evaluation, dict) else {}
     drawings = draw(run, seen, known) | imagined(run, seen, known)
-    folder = Path(run.path) / "figures"
+    folder = Path(run.path) / "figures" if os.access(run.path, os.W_OK) else None  # the page holds them all the same
     curves = pictures(folder, {name: drawings[name] for name in DURING}, wide=False)
     views = pictures(folder, {name: drawing for name, drawing in drawings.items() if name not in DURING})
     unsure = pictures(folder, uncertain(run, seen) | {"risk": risk_drawing(known)})
+    first = doubts(run, evaluation)
+    warned = f'<div class="doubts"><h3>What speaks against it</h3>{listed(first)}</div>' if first else ""
     worth = results(evaluation) if isinstance(evaluation, dict) else f'<p class="warn">{text(evaluation)}</p>'
     return (
-        _what(run)
+        _what(run, warned)
         + f'<h2>The fit</h2><p class="soft">{CURVES}</p>{curves}'
         + f"<h2>What the representation is worth</h2>{worth}"
         + f"<h2>What it looks like</h2>{views}"
@@ -93,7 +96,7 @@ def _section(run: Any, seen: Any, evaluation: dict[str, Any] | str) -> str:
     )
 
 
-def _what(run: Any) -> str:
+def _what(run: Any, warned: str) -> str:
     config, method = run.config, run.method
     data = config.get("data_description") or {}
     sizes = ", ".join(f"{size} {name}" for name, size in (data.get("sizes") or {}).items())
@@ -109,6 +112,7 @@ def _what(run: Any) -> str:
         f"<h1>{escape(name_of(run))}</h1>"
         f"<p>{text(_doc(method))}</p>"
         + (f'<p class="soft">{text(source)}</p>' if source else "")
+        + warned
         + f'<h2>What was fitted</h2><div class="fitted"><div>{diagram(method)}'
         + f"{table('<th>slot</th><th>term</th>', rows)}</div><div>{pairs(facts)}"
         + f"<details><summary>All settings of the method</summary>{pairs(all_settings)}</details>"

@@ -73,25 +73,27 @@ def note(sentence: str) -> str:
     return f"<p><small>{text(sentence)}</small></p>"
 
 
-def pictures(folder: Path, drawings: Mapping[str, Drawing], wide: bool = True) -> str:
-    """Figures inside the page, and as folder/NAME.png; below them a sentence for each reason why others do not apply."""
+def pictures(folder: Path | None, drawings: Mapping[str, Drawing], wide: bool = True) -> str:
+    """Figures inside the page, and as folder/NAME.png where one is given; below them a sentence for each reason why others do not apply."""
     shown, missing = "", dict[str, list[str]]()
     for name, drawing in drawings.items():
-        if drawing.figure is None:
-            (folder / f"{name}.png").unlink(missing_ok=True)  # of an earlier state of the run
-            missing.setdefault(drawing.caption, []).append(drawing.title)
-        else:
-            shown += _picture(folder / f"{name}.png", drawing, drawing.figure)
+        path = None if folder is None else folder / f"{name}.png"
+        if drawing.figure is not None:
+            shown += _picture(path, drawing, drawing.figure)
+            continue
+        if path is not None:
+            path.unlink(missing_ok=True)  # of an earlier state of the run
+        missing.setdefault(drawing.caption, []).append(drawing.title)
     lines = "".join(
         f'<p class="soft">{text(", ".join(titles))}: none. {text(why)}</p>' for why, titles in missing.items()
     )
     return (f'<div class="figures{" wide" if wide else ""}">{shown}</div>' if shown else "") + lines
 
 
-def _picture(path: Path, drawing: Drawing, figure: Figure) -> str:
+def _picture(path: Path | None, drawing: Drawing, figure: Figure) -> str:
     image = figures.png(figure)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, image)
+    if path is not None:
+        write_bytes(path, image)
     source = base64.b64encode(image).decode()
     return (
         f'<figure><h3>{text(drawing.title)}</h3><img alt="{text(drawing.title)}" src="data:image/png;base64,{source}">'

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from genssl.kinds import is_number
 from genssl.report.markup import head, note, number, row, table, text
 
 STYLE = (
-    "R2 of known factors of style predicted from z (accuracy where % stands): 1 is all of a factor, and a z that is content "
-    "alone gives no more than content tells, 0 where the two are independent; linearly, and by a kernel, which sees fewer "
-    "points but also finds style that no linear map does. Of groups of J views, content is the mean and residual is z less "
-    "the mean of z: style that is a linear part of z gives 1/J and 1 - 1/J there."
+    "R2 of known factors of style predicted from z (accuracy where % stands): 1 is all of a factor, 0 is none. It is predicted linearly, "
+    "and by a kernel, which sees fewer points but also finds style that no linear map does. Where style and class go together, a z of "
+    "the class alone is above 0 too."
+)
+OF_GROUPS = (
+    " Content is the mean of z over J views of an item, residual is z less that mean: a style that is a linear part of z, and drawn anew "
+    "for each view, gives 1/J in the one and 1 - 1/J in the other. Here J is {views}: {content:.2f} and {residual:.2f}."
 )
 
 AXES = {
@@ -42,7 +46,13 @@ def style(evaluation: Evaluation) -> str:
         out += _style_table(name, parts, groups) if found.get("z") else ""
         out += "".join(f"<p>{text(factor)}: {text(why)}.</p>" for factor, why in (found.get("left_out") or {}).items())
         tables = tables or bool(found.get("z"))
-    return out + (note(STYLE) if tables else "") + _axes(evaluation)
+    views = ((evaluation.get("style") or {}).get("views") or {}).get("num_views")
+    groups = (
+        OF_GROUPS.format(views=views, content=1 / views, residual=1 - 1 / views)
+        if is_number(views) and views > 1
+        else ""
+    )
+    return out + (note(STYLE + groups) if tables else "") + _axes(evaluation)
 
 
 def _axes(evaluation: Evaluation) -> str:

@@ -50,9 +50,9 @@ def _intervals(run: Any, seen: Look) -> Drawing:
     label = None if seen.label is None else seen.label[rows]
     caption = (
         f"Mean and central 95 % of q(z|x) for {len(rows)} test items, in the coordinate that tells items apart best for its posterior "
-        f"scale (z{best + 1}), sorted by it. They are what the guide says; whether that is right, `genssl.posterior.calibrate` tells."
+        f"scale (z {best}), sorted by it. They are what the guide says; whether that is right, `genssl.posterior.calibrate` tells."
     )
-    figure = bars.intervals(z[rows, best], 1.96 * stddev[rows, best], label, seen.classes, f"z{best + 1}")
+    figure = bars.intervals(z[rows, best], 1.96 * stddev[rows, best], label, seen.classes, f"z {best}")
     return Drawing(title, caption, figure)
 
 

@@ -16,7 +16,7 @@ from genssl.datasets.shapes import SHAPES, outline, signed_distance
 from genssl.datasets.sprites import COLOUR, GREY, SpriteViews, render, sprites
 from genssl.errors import SettingsError, ShapeError
 from genssl.fit.batches import Batches, first_groups
-from genssl.fit.config import describe_callable
+from genssl.fit.described import describe_callable
 from genssl.fit.reading import read_data
 from genssl.views import Compose, Noise
 

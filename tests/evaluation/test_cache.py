@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import warnings
 
@@ -15,6 +16,7 @@ from genssl.errors import SettingsError
 from genssl.evaluation import evaluate
 from genssl.evaluation.cache import Cache, code_files
 from genssl.evaluation.fresh_views import no_groups
+from genssl.files import DiskError
 from genssl.groups import Groups
 from genssl.views import Identity
 
@@ -218,3 +220,32 @@ def test_a_reason_that_rests_on_how_a_run_was_loaded_is_not_kept_for_others(tmp_
     found = evaluate(Loaded(tmp_path, run.method, run.data, run.config))
     assert (found["one"], found["notes"]["one"]) == (None, "was fitted with views of your own")
     assert evaluate(run)["one"] == 1.0
+
+
+def test_a_file_of_the_user_that_was_changed_is_measured_anew(tmp_path, measured):
+    """The run tells that its class is another now; its figures must be those of that one."""
+    run = fake_run(tmp_path)
+    (tmp_path / "mine.py").write_text("import torch\nclass Mine(torch.nn.Identity):\n    pass\n")
+    spec = importlib.util.spec_from_file_location("mine", tmp_path / "mine.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    run.method.__class__ = type("Mine", (type(run.method),), {"__module__": "mine"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("inspect.getfile", lambda cls: str(tmp_path / "mine.py"))
+        evaluate(run, progress=False)
+        seen = list(measured)
+        evaluate(run, progress=False)
+        assert measured == seen
+        (tmp_path / "mine.py").write_text("import torch\n")
+        evaluate(run, progress=False)
+    assert len(measured) == 2 * len(seen)
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_measured(tmp_path, measured, monkeypatch):
+    def refuse(path, *parts):
+        raise DiskError(f"{path}: cannot write (Read-only file system)")
+
+    monkeypatch.setattr("genssl.files.write_bytes", refuse)
+    with pytest.raises(DiskError, match="Read-only"):
+        evaluate(fake_run(tmp_path), progress=False)
+    assert not measured

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from sklearn.datasets import load_digits
@@ -11,6 +13,7 @@ from genssl.errors import DataError
 from genssl.evaluation import clustering_scores, knn, knn_accuracy, linear_probe, low_label_probe, mlp_probe, retrieval
 from genssl.evaluation.inputs import labelled
 from genssl.evaluation.neighbour_decoder import nonparametric_decoder
+from genssl.evaluation.subject import Subject
 from genssl.fit.follow import Follow
 
 
@@ -79,3 +82,16 @@ def test_a_fit_is_followed_by_its_labelled_items():
         setattr(known, name, getattr(known, name).subset(rows.nonzero()[:, 0]))
     assert Follow(lambda x: x, data, 1).knn() == Follow(lambda x: x, known, 1).knn() is not None
     assert Follow(lambda x: x, from_any((x, y - 9), seed=0), 1).knn() is None
+
+
+def test_one_class_alone_has_no_accuracy():
+    """Any z tells all of it: 100 % would say nothing."""
+    x = torch.rand(60, 1, 4, 4)
+    one = Subject(fake_run_of(from_any((x, torch.full((60,), 3)), seed=0)))
+    assert "one class alone" in one.no_labels
+    assert "one class alone" in Subject(fake_run_of(from_any((x, torch.tensor([3, -1]).repeat(30)), seed=0))).no_labels
+    assert Subject(fake_run_of(from_any((x, torch.arange(60) % 2), seed=0))).no_labels == ""
+
+
+def fake_run_of(data):
+    return SimpleNamespace(data=data, config={"seed": 0}, method=torch.nn.Identity(), represent=lambda x: x.flatten(1))

@@ -498,13 +498,15 @@ def test_the_random_encoder_of_an_instance_is_what_it_was(tmp_path):
 
 def test_figures_of_fewer_steps_go_when_it_goes_on(tmp_path):
     fit(tmp_path / "run", max_steps=6)
-    for name in ("evaluation.json", "report.html"):
+    (tmp_path / "run" / "against").mkdir()
+    for name in ("evaluation.json", "report.html", "against/mnist.json"):
         (tmp_path / "run" / name).write_text("{}")
     fit(tmp_path / "run", max_steps=6, resume=True)  # takes no step
     assert (tmp_path / "run" / "evaluation.json").exists()
     fit(tmp_path / "run", max_steps=12, resume=True)
     assert not (tmp_path / "run" / "evaluation.json").exists()
     assert not (tmp_path / "run" / "report.html").exists()
+    assert not list((tmp_path / "run" / "against").iterdir())
 
 
 class Scheduled(Normed):

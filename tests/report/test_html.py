@@ -295,6 +295,13 @@ def test_distrusts_a_run_that_gained_nothing_or_stopped_early(tmp_path):
     stopped = fake_run(tmp_path, config=CONFIG | {"steps": 50}, metrics=METRICS)
     assert "By knn this run is no better than the random encoder." in lines(stopped, worse)
     assert "The fit stopped at step 20 of 50." in lines(stopped)
+    few = EVALUATION | {
+        "protocol": {"sizes": {"test": 20}}
+    }  # 81.2 against 49.1 % of 20 items would do, 81.2 against 79 would not
+    close = few | {"random_encoder": {"content": {"linear": {"test": 0.79}, "knn": {"test": 0.1}}}}
+    assert "By linear its gain over the random encoder is within the noise of 20 test items" in lines(stopped, close)
+    assert "noise" not in lines(stopped, few)
+    assert "the random encoder itself" in lines(fake_run(tmp_path, config=CONFIG | {"steps": 0}, metrics=[]))
     run = fake_run(tmp_path, config=CONFIG, metrics=METRICS)
     assert "no better" not in lines(run)
     assert "stopped" not in lines(run)
