@@ -59,8 +59,8 @@ def _parts(value: Any, depth: int) -> Any:
         some = flat[:: max(1, len(flat) // MOST)].cpu()
         return ("tensor", str(value.dtype), list(value.shape), [] if value.device.type == "meta" else some.tolist())
     if isinstance(value, np.ndarray):
-        flat = value.ravel()
-        return ("array", str(value.dtype), value.shape, flat[:: max(1, len(flat) // MOST)].tolist())
+        every = max(1, value.size // MOST)
+        return ("array", str(value.dtype), value.shape, value.ravel()[::every].tolist())
     if isinstance(value, functools.partial):
         return ("partial", inner(value.func), inner(value.args), inner(value.keywords))
     if isinstance(value, types.MethodType):

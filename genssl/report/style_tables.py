@@ -47,12 +47,12 @@ def style(evaluation: Evaluation) -> str:
         out += "".join(f"<p>{text(factor)}: {text(why)}.</p>" for factor, why in (found.get("left_out") or {}).items())
         tables = tables or bool(found.get("z"))
     views = ((evaluation.get("style") or {}).get("views") or {}).get("num_views")
-    groups = (
+    told = (
         OF_GROUPS.format(views=views, content=1 / views, residual=1 - 1 / views)
         if is_number(views) and views > 1
         else ""
     )
-    return out + (note(STYLE + groups) if tables else "") + _axes(evaluation)
+    return out + (note(STYLE + told) if tables else "") + _axes(evaluation)
 
 
 def _axes(evaluation: Evaluation) -> str:
