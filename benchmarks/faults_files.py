@@ -186,7 +186,7 @@ DAMAGE: dict[str, tuple[str, Change, int, list[str], int]] = {
     "a damaged line in the middle of measures.jsonl": ("measures.jsonl", _line(1, '{"step": 25, "spl\n'), 0, ["line 2 is damaged"], 1),
     "config.json edited: another seed": ("config.json", _edit(seed=1), 2, ["seed is 1", "written with 0"], 0),
     "config.json edited: fewer steps": ("config.json", _edit(steps=150), 2, ["steps is 150", "written with 200"], 0),
-    "config.json edited: a word for a number": ("config.json", _edit(steps="many"), 2, ["steps = 'many'", "restore it"], 0),
+    "config.json edited: a word for a number": ("config.json", _edit(steps="many"), 2, ["its steps is 'many'", "restore it"], 0),
     "config.json cut short": ("config.json", _cut(200), 0, ["damaged", FROM], 0),
     "config.json missing": ("config.json", Path.unlink, 0, ["no such file", FROM], 0),
 }  # fmt: skip

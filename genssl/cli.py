@@ -129,13 +129,6 @@ def fit(
             rest += ["--tensorboard", *[tensorboard] * bool(tensorboard)]
         return shlex.join([*program, "fit", method, "--data", data_name, "--resume", "--out", str(folder), *rest])
 
-    if (
-        options["resume"]
-        and options["out"] is not None
-        and not Path(options["out"]).exists()
-        and distributed.is_first()
-    ):
-        click.echo(f"genssl: {options['out']}: nothing is there to go on with; a new run is started", err=True)
     with distributed.started(options["device"]):
         first, program = distributed.is_first(), distributed.program()
         try:

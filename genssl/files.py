@@ -51,6 +51,12 @@ def check_writable(folder: Path) -> None:
     probe.unlink(missing_ok=True)
 
 
+def remove(path: Path) -> None:
+    """Remove a file."""
+    with _told(path):
+        path.unlink()
+
+
 def make_folder(path: Path) -> bool:
     """Make a folder and those above it; False if it was there already."""
     with _told(path):

@@ -197,6 +197,8 @@ def fit(
             place = by_first(lambda: folder.make(out, name, data_name, config["seed"]))
             contexts.enter_context(folder.locked(place) if writes else nullcontext())
             by_first(lambda: _begin(config, place, method))
+            if resume and progress and out is not None:
+                print(f"genssl: {place}: nothing was there to go on with; a new run", file=sys.stderr)
         else:
             first = restore(state, method, module, optimiser, place) if state else 0
             stepper = Stepper(module, optimiser, batches, config, schedule)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from genssl.errors import CheckpointError, SettingsError
-from genssl.files import write_json
+from genssl.files import remove, write_json
 from genssl.fit.folder import read_config
 
 
@@ -69,4 +69,5 @@ def keep(config: dict[str, Any], folder: Path) -> None:
 def forget(folder: Path) -> None:
     """Drop the figures and the report of a run that takes further steps; they were of fewer."""
     for path in (folder / "evaluation.json", folder / "report.html", *(folder / "against").glob("*.json")):
-        path.unlink(missing_ok=True)
+        if path.exists():
+            remove(path)
