@@ -96,7 +96,8 @@ def verdicts(rows: list[Row]) -> list[str]:
 
 def about(part: Row) -> str:
     it = part["about"]
-    return f"{it['machine']}, {it['cores']} cores, torch {it['versions']['torch']}, load average {it['load_average']:.1f} at its start"
+    load = "not recorded" if it["load_average"] is None else f"{it['load_average']:.1f} at its start"
+    return f"{it['machine']}, {it['cores']} cores, torch {it['versions']['torch']}, load average {load}"
 
 
 def fresh(part: Row, sweeps: list[Row]) -> list[str]:
