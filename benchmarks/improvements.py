@@ -82,7 +82,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "residual networks": {"method": "ResidualSimVAE"},
     "residual networks, learned scale": {"method": "ResidualSimVAE", "settings": {"learned_scale": True}},
 }
-"""Each by itself, and the two that gained most on validation together, against the first. The second is no change but a control: on a processor without bfloat16 all cells are fitted so."""
+"""Each by itself, and the two that gained most on validation together, against the first. The second is no change but a control: on a
+processor without bfloat16 all cells are fitted so."""
 
 
 def cells() -> list[dict[str, Any]]:
