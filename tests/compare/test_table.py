@@ -109,7 +109,8 @@ def test_axes_and_samples_have_a_table_of_their_own_where_they_were_measured(run
             "frechet.samples": 0.25, "frechet.reference": 0.01, "kernel.samples": -0.002, "recall.reference": 0.9}  # fmt: skip
     assert {name: row[name] for name in told} == told
     main, _, below = writers.text([row]).partition("\n\n")
-    head, line = (" ".join(text.split()) for text in below.splitlines())
+    head, line, legend = (" ".join(text.split()) for text in below.splitlines())
+    assert legend.startswith("rankme, uniformity, alignment, variance within: of what the terms compare")
     assert head.endswith(
         " prior n DCI D views random D views DCI C views MIG views Frechet kernel precision % recall %"
     )
