@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,11 +43,10 @@ def summary(run: Any, figures: dict[str, Any]) -> str:
         lines.append("nats a group     " + "   ".join(terms))
     content, random = figures.get("content"), (figures.get("random_encoder") or {}).get("content") or {}
     if not content:
-        return printable(
-            "\n".join([*lines, f"test accuracy    none: {(figures.get('notes') or {}).get('content', 'no labels')}"])
-        )
-    lines.append(f"{'test accuracy':<17}{'fitted':>7}{'random encoder':>17}")
-    for probe, values in content.items():
+        lines.append(f"test accuracy    none: {(figures.get('notes') or {}).get('content', 'no labels')}")
+    else:
+        lines.append(f"{'test accuracy':<17}{'fitted':>7}{'random encoder':>17}")
+    for probe, values in (content or {}).items():
         lines.append(
             f"  {probe:<15}{values['test']:>7.3f}" + (f"{random[probe]['test']:>17.3f}" if probe in random else "")
         )
@@ -56,6 +54,13 @@ def summary(run: Any, figures: dict[str, Any]) -> str:
 
     lines += [f"! {doubt}" for doubt in doubts(run, figures)]
     return printable("\n".join(lines))
+
+
+def _words(command: str, run: str, method: str | None, data: str | None, *rest: str) -> str:
+    """A command on a run as it would be typed."""
+    given = {"--method": method, "--data": data}
+    options = [word for name, value in given.items() if value is not None for word in (name, value)]
+    return shlex.join(["genssl", command, run, *options, *rest])
 
 
 def _on_run(command: Callable[..., None]) -> Callable[..., None]:
@@ -80,13 +85,13 @@ def evaluate(
     try:
         figures = loaded.evaluate(parts or None)
     except KeyboardInterrupt as stop:
-        again = shlex.join(["genssl", *sys.argv[1:]])
+        again = _words("evaluate", run, method, data, *(word for part in parts for word in ("--only", part)))
         raise stopped(f"stopped, the parts that were measured are kept; go on with: {again}") from stop
     if as_json:
         click.echo(json.dumps(figures, indent=2))
         return
     click.echo(summary(loaded, figures))
-    click.echo(f"its page: {shlex.join(['genssl', 'report', run])}")
+    click.echo(f"its page: {_words('report', run, method, data)}")
 
 
 @click.command()

@@ -81,9 +81,8 @@ def load(
     taken = inspect.signature(NAMED[base]).parameters
     data = NAMED[base](**{key: value for key, value in common.items() if key in taken}, **settings)
     if not verify and "verify" in taken and data.test is not None:
-        data.digest = digest_of(
-            [("test", data.test)]
-        )  # which no seed draws; a name does not tell copies apart that nobody checked
+        # A name does not tell copies apart that nobody checked. Of test alone, which no seed draws.
+        data.digest = digest_of([("test", data.test)])
     return data if limit is None or "limit" in taken else data.limit(limit)
 
 

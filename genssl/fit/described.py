@@ -15,8 +15,9 @@ from torch import Tensor
 
 _marks: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 MOST = 4096
-"""Numbers of an array that its digest is made of, and the depth to which things are followed."""
+"""Numbers of an array, evenly spaced, that its mark is made of: arrays that differ between them have the same."""
 DEEPEST = 6
+"""The depth to which what holds what is followed."""
 
 
 def describe_callable(given: Any) -> str | None:
@@ -64,7 +65,7 @@ def _parts(value: Any, depth: int) -> Any:
     if isinstance(value, functools.partial):
         return ("partial", inner(value.func), inner(value.args), inner(value.keywords))
     if isinstance(value, types.MethodType):
-        return ("method", inner(value.__func__), inner(value.__self__))
+        return ("method", inner(value.__func__), _mark(value.__self__))  # the method itself is made anew each time
     if isinstance(value, types.FunctionType):
         cells = [cell.cell_contents for cell in value.__closure__ or () if _is_full(cell)]
         return (

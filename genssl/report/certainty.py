@@ -81,10 +81,10 @@ def _risk(found: dict[str, Any]) -> str:
         for name, curve in curves.items()
     )
     some: dict[str, Any] = next(iter(curves.values()), {})
-    return table(head("order of predictions", numbers=["mean risk", "of the way to random"]), rows) + note(
+    return table(head("order of predictions", numbers=["mean risk", "excess, random = 1"]), rows) + note(
         f"Mean over coverages of the error among what is kept; {shown(some.get('area_of_random'))} for a random order, "
-        f"{shown(some.get('area_of_oracle'))} for one that knows the errors. Of the way to random: 0 is that best order, 1 a random one, "
-        "above 1 is worse than random."
+        f"{shown(some.get('area_of_oracle'))} for one that knows the errors. Excess over that best order, as a share of a random "
+        "one's: 0 is the best, above 1 is worse than random."
     )
 
 

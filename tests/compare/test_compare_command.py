@@ -203,6 +203,28 @@ def test_a_page_of_nothing_and_of_a_run_without_anything(grid, tmp_path):
     assert "1 runs are not finished" in told
 
 
+def test_means_over_different_factors_of_style_are_told():
+    def row(seed, *factors):
+        found = {f"style.views.z.linear.{factor}": 0.5 for factor in factors}
+        settings = {
+            "method": "VAE",
+            "data": "d",
+            "seed": seed,
+            "reconstruction": "A",
+            "entropy": "B",
+            "prior": "C",
+            "lr": seed,
+        }
+        state = {"run": str(seed), "steps": 3, "step": 3, "finished": True, "foretold": [], "note": ""}
+        return settings | state | found
+
+    def told(*rows):
+        return "not the same in all runs" in " ".join(distrust(Comparison(list(rows), [None] * len(rows))))
+
+    assert told(row(0, "crop_x", "hue"), row(1, "crop_x"))
+    assert not told(row(0, "crop_x", "hue"), row(1, "hue", "crop_x"), row(2))
+
+
 def test_what_to_distrust():
     """What is said depends on what is there."""
     row = {

@@ -264,3 +264,12 @@ def test_the_same_folder_twice_and_names_that_clash(grid, run, tmp_path):
     assert [row["run"] for row in of_runs([run, other]).rows] == [str(run), str(other)]
     with pytest.raises(SettingsError, match="no runs given"):
         of_runs([])
+
+
+def test_a_measure_of_fewer_seeds_tells_its_own_number():
+    """Its interval is of those alone, whatever the line's n."""
+    rows = [made(0, **{"content.knn": 0.9}), made(1, **{"content.knn": 0.92}), made(2)]
+    (line,) = aggregate(rows)
+    assert (len(line.seeds), line.measures["content.knn"].n) == (3, 2)
+    assert f"91.0 ±{100 * spread_of([0.9, 0.92]).half:.1f} (n 2)" in writers.text(rows)
+    assert "(n " not in writers.text(rows[:2])

@@ -188,3 +188,19 @@ def test_a_flipped_byte_in_a_plain_file_is_found_and_can_be_taken(tmp_path):
         mnist(tmp_path)
     assert str(path) in str(caught.value)
     assert mnist(tmp_path, verify=False).notes == "not verified"
+
+
+def test_copies_that_nobody_checked_are_told_apart(tmp_path):
+    """Two with the same name and the same note; the seed, which draws validation, is no other copy."""
+    for place in ("one", "other"):
+        make(tmp_path / place)
+    raw = tmp_path / "other" / "MNIST" / "raw" / (FILES["test"][0] + ".gz")
+    content = bytearray(gzip.decompress(raw.read_bytes()))
+    content[16:] = content[:15:-1]
+    raw.write_bytes(gzip.compress(bytes(content)))
+
+    def digest(place, **given):
+        return load("mnist", root=tmp_path / place, verify=False, **given).describe()["digest"]
+
+    assert digest("one") == digest("one", seed=3) != digest("other")
+    assert load("digits").describe()["digest"] == ""

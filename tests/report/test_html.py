@@ -152,6 +152,9 @@ def test_style_stands_beside_that_of_the_random_encoder(tmp_path):
     assert "flip (most frequent: 51.2%)63.1%70.0%61.2%70.0%--" in page.text
     assert "hue: the same in all train rows." in page.text
     assert "No style of items: the train items have no known style factors." in page.text
+    assert "Here J is" not in page.text
+    known = {"style": found | {"views": found["views"] | {"num_views": 4}}}
+    assert "Here J is 4: 0.25 and 0.75." in page_of(run, EVALUATION | known).text
     assert page.text.count("R2 of known factors of style") == 1
 
 
@@ -348,3 +351,12 @@ def test_the_diagram_has_a_content_only_where_the_model_has_one():
     method.content = None
     assert "share the content y" not in diagram(method)
     assert 'dasharray="6' in diagram(Blind())  # nothing says how x comes from z
+
+
+def test_a_run_that_cannot_be_written_is_reported_elsewhere(tmp_path, monkeypatch):
+    """The page holds the figures; its folder gets none."""
+    run = fake_run(tmp_path / "a", config=CONFIG, metrics=METRICS)
+    monkeypatch.setattr("os.access", lambda path, mode: str(path) != str(run.path))
+    page = Page(write([run], tmp_path / "b" / "page.html").read_text())
+    assert page.tags.count("img") > 5
+    assert not (run.path / "figures").exists()
